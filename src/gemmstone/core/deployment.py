@@ -1,0 +1,104 @@
+"""How a model is run, what is asked of it, and the unit of execution that joins the two: the Step."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+Array = npt.NDArray[np.float64]
+Numbers = Array | float | int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Deployment:
+    """A resolved way to run a model: every field has its final value.
+
+    A replica has pipeline_parallel x tensor_parallel x attention_dp devices; there are data_parallel replicas.
+    Experts lie over tensor_parallel x attention_dp devices of a stage, expert_parallel ways by expert and the rest by tensor.
+    """
+
+    engine: str
+    engine_version: str = ""
+    tensor_parallel: int = 1
+    pipeline_parallel: int = 1
+    data_parallel: int = 1
+    expert_parallel: int = 1
+    attention_dp: int = 1
+    weights: str = "bf16"  # stored format of the quantised linear layers
+    activations: str = "bf16"  # format the matrix units compute in
+    kv_cache: str = "bf16"
+    model_dtype: str = "bf16"  # of everything that is not quantised
+    quantized: str = "linear"  # which layers hold `weights`: linear (all but the head) | experts
+    max_num_seqs: int = 0  # per replica and attention-DP rank, 0: what the KV cache holds
+    max_num_batched_tokens: int = 8192
+    gpu_memory_utilization: float = 0.9
+    prefix_hit_frac: float = 0.0
+
+    @property
+    def stage_devices(self) -> int:
+        """Devices of one pipeline stage of one replica."""
+        return self.tensor_parallel * self.attention_dp
+
+    @property
+    def replica_devices(self) -> int:
+        """Devices of one replica."""
+        return self.stage_devices * self.pipeline_parallel
+
+    @property
+    def num_devices(self) -> int:
+        """Devices of the whole system."""
+        return self.replica_devices * self.data_parallel
+
+
+@dataclass(frozen=True, kw_only=True)
+class Workload:
+    """What is asked of the system. Lengths are tokens and nominal: a spread s draws uniformly from (1 - s) to 1 times them."""
+
+    input_tokens: float
+    output_tokens: float
+    length_spread: float = 0.0
+    mode: str = "concurrency"  # concurrency | rate | batch | offline
+    load: float = 1.0  # requests in flight, requests/s, batch size; unused when offline
+    requests_per_slot: float = 0.0  # 0: steady state
+
+    @property
+    def mean_input_tokens(self) -> float:
+        """Expected prompt length."""
+        return self.input_tokens * (1 - self.length_spread / 2)
+
+    @property
+    def mean_output_tokens(self) -> float:
+        """Expected number of generated tokens."""
+        return max(1.0, self.output_tokens * (1 - self.length_spread / 2))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Step:
+    """What one replica executes in one engine step; each field a number or an array over operating points.
+
+    prefill_seqs prompts (or chunks) advance by prefill_tokens each on top of prefill_past tokens already in the cache;
+    decode_seqs sequences advance by one token each with decode_context tokens in the cache. Counts are for one
+    attention-DP rank and may be fractional: a Step may stand for the average of many.
+    """
+
+    prefill_seqs: Numbers = 0.0
+    prefill_tokens: Numbers = 0.0
+    prefill_past: Numbers = 0.0
+    decode_seqs: Numbers = 0.0
+    decode_context: Numbers = 0.0
+    sampled_seqs: Numbers | None = None  # sequences whose logits are needed; default: all of both kinds
+
+    @property
+    def tokens(self) -> Any:
+        """Tokens that go through the linear layers of one attention-DP rank."""
+        return np.asarray(self.prefill_seqs * self.prefill_tokens + self.decode_seqs, dtype=float)
+
+    @property
+    def sampled(self) -> Any:
+        """Sequences that need logits."""
+        if self.sampled_seqs is not None:
+            return np.asarray(self.sampled_seqs, dtype=float)
+        return np.asarray(self.prefill_seqs, dtype=float) + self.decode_seqs

@@ -1,0 +1,69 @@
+"""Devices, the links between them, and clusters of them. SI units; rates are per device and per direction."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+
+@dataclass(frozen=True, kw_only=True)
+class Link:
+    """A connection of one device: bytes/s in one direction, seconds for an empty message, devices it reaches (0: any)."""
+
+    bandwidth_bytes_per_s: float
+    latency_s: float = 0.0
+    domain: int = 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Price:
+    """US dollars per device and hour, with where and when that was the price."""
+
+    usd_per_hour: float
+    place: str
+    date: str
+    source: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Device:
+    """One accelerator (or CPU socket) as its vendor describes it.
+
+    peak_flop_per_s: dense peaks by number format, no sparsity. memory_bytes is what the driver reports, which is what an
+    engine can use; compute_units are SMs, CUs, cores or the like. A value that no source gives is absent (None or not in
+    the mapping), never a guess.
+    """
+
+    slug: str
+    name: str
+    vendor: str
+    architecture: str
+    kind: str  # gpu | cpu | accelerator | soc
+    peak_flop_per_s: Mapping[str, float]
+    memory_bytes: float
+    memory_bandwidth_bytes_per_s: float
+    compute_units: int = 0
+    on_chip_bytes: float = 0.0  # last-level on-chip memory (L2, infinity cache, SRAM)
+    scale_up: Link | None = None
+    scale_out: Link | None = None
+    host: Link | None = None
+    tdp_w: float | None = None
+    idle_w: float | None = None
+    price: Price | None = None
+    year: int = 0
+    aliases: tuple[str, ...] = ()
+    sources: Mapping[str, str] = field(default_factory=dict)
+    edited: tuple[str, ...] = ()  # fields changed by --set
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cluster:
+    """`num_devices` equal devices in nodes of `devices_per_node` (the reach of the scale-up link)."""
+
+    device: Device
+    num_devices: int
+    devices_per_node: int
+
+    def link(self, group: int) -> Link | None:
+        """The slowest link a group of `group` neighbouring devices talks over: scale-up inside a node, scale-out beyond."""
+        return self.device.scale_up if group <= self.devices_per_node else self.device.scale_out

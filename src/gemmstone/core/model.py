@@ -1,0 +1,114 @@
+"""A language model as a stack of layers made of a few kinds of block, with the facts that decide work and memory.
+
+A family (graph/families) translates a Hugging Face config.json into this form; parameter counts, KV bytes and operations
+are derived from it in one place for all families.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, kw_only=True)
+class Attention:
+    """Softmax attention with a key/value cache: MHA (num_kv_heads = num_heads), GQA, or MQA (num_kv_heads = 1)."""
+
+    num_heads: int
+    num_kv_heads: int
+    head_dim: int
+    qkv_bias: bool = False
+    output_bias: bool = False
+    qk_norm: str = ""  # "" none, "head": a weight of head_dim for q and for k, "full": weights over all q and all kv heads
+    rotary: bool = True
+    window: int = 0  # tokens a query may look back, 0 for all
+
+
+@dataclass(frozen=True, kw_only=True)
+class LatentAttention:
+    """Multi-head latent attention (DeepSeek-V2, 2405.04434): the cache holds kv_lora_rank + qk_rope_head_dim values a token."""
+
+    num_heads: int
+    kv_lora_rank: int
+    qk_nope_head_dim: int
+    qk_rope_head_dim: int
+    v_head_dim: int
+    q_lora_rank: int = 0  # 0: queries are projected directly
+
+
+@dataclass(frozen=True, kw_only=True)
+class DenseMLP:
+    """Two matrices (up, down), or three when gated (gate, up, down)."""
+
+    intermediate_size: int
+    gated: bool = True
+    bias: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class Experts:
+    """Mixture of experts: each token goes through experts_per_token of num_experts gated MLPs and all shared ones."""
+
+    num_experts: int
+    experts_per_token: int
+    intermediate_size: int
+    shared_intermediate_size: int = 0  # summed over the shared experts
+    shared_gate: bool = False  # a scalar gate in front of the shared expert (Qwen2-MoE)
+    router_bias: bool = False  # a per-expert correction or bias vector
+    gated: bool = True
+
+
+Mixer = Attention | LatentAttention
+FeedForward = DenseMLP | Experts
+
+
+@dataclass(frozen=True, kw_only=True)
+class Layer:
+    """`count` identical consecutive or interleaved layers: a token mixer, a feed-forward block and their norms."""
+
+    count: int
+    mixer: Mixer
+    feed_forward: FeedForward
+    norms: int = 2  # norm weight vectors of hidden_size
+    norm_bias: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class Quantization:
+    """What a checkpoint's quantization_config says: the stored format of its weights and which blocks keep the model dtype."""
+
+    weights: str  # canonical number format, see core.dtypes
+    activations: str = ""  # "" when weight-only
+    kv_cache: str = ""
+    experts_only: bool = False
+    method: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Model:
+    """Architecture facts of one model. Lengths in elements; `dtype` is the format its published weights are stored in."""
+
+    name: str
+    family: str
+    hidden_size: int
+    vocab_size: int
+    layers: tuple[Layer, ...]
+    tied_embeddings: bool = False
+    embedding_size: int = 0  # width of the embedding when it differs from hidden_size (OPT-350m), 0 when equal
+    learned_positions: int = 0  # rows of a learned position table
+    final_norm: bool = True
+    norm_bias: bool = False  # of the final norm
+    lm_head_bias: bool = False
+    max_position_embeddings: int = 0
+    dtype: str = "bf16"
+    quantization: Quantization | None = None
+    source: str = ""
+
+    @property
+    def num_layers(self) -> int:
+        """Layers in all groups together."""
+        return sum(layer.count for layer in self.layers)
+
+    @property
+    def is_moe(self) -> bool:
+        """Whether any layer routes tokens to experts."""
+        return any(isinstance(layer.feed_forward, Experts) for layer in self.layers)

@@ -1,0 +1,33 @@
+"""Op: a piece of work without hardware. One kind a row in ops.OPS."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from gemmstone.core.deployment import Numbers
+
+
+@dataclass(frozen=True, kw_only=True)
+class Op:
+    """One call of a kernel on one device, and how often a step calls it.
+
+    flop counts a multiply-add as 2. Bytes are what must move through device memory once; wire_bytes is the message a
+    collective works on. `shape` holds the numbers a cost function of this kind needs. Numbers may be arrays over
+    operating points.
+    """
+
+    name: str
+    kind: str
+    flop: Numbers = 0.0
+    read_bytes: Numbers = 0.0
+    write_bytes: Numbers = 0.0
+    wire_bytes: Numbers = 0.0
+    dtype: str = "bf16"  # format the arithmetic is done in
+    count: float = 1.0
+    shape: Mapping[str, Numbers] = field(default_factory=dict)
+
+    @property
+    def bytes(self) -> Numbers:
+        """Bytes read and written."""
+        return self.read_bytes + self.write_bytes
