@@ -18,7 +18,9 @@ class Attention:
     head_dim: int
     qkv_bias: bool = False
     output_bias: bool = False
-    qk_norm: str = ""  # "" none, "head": a weight of head_dim for q and for k, "full": weights over all q and all kv heads
+    qk_norm: str = (
+        ""  # "" none, "head": a weight of head_dim for q and for k, "full": weights over all q and all kv heads
+    )
     rotary: bool = True
     window: int = 0  # tokens a query may look back, 0 for all
 

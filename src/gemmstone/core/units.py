@@ -46,7 +46,9 @@ def parse(text: str | float | int, dimension: str) -> float:
     else:
         match = _NUMBER.match(text) if len(text) <= 64 else None
         if match is None:
-            raise BadRequest(f"{text[:64]!r} is not a quantity: give a number and a unit of {dimension}, as in {_example(dimension)!r}")
+            raise BadRequest(
+                f"{text[:64]!r} is not a quantity: give a number and a unit of {dimension}, as in {_example(dimension)!r}"
+            )
         value = float(match.group(1).replace("_", "")) * _scale(match.group(2), dimension, text)
     if not math.isfinite(value):
         raise BadRequest(f"{text!r} is not a finite quantity")
@@ -61,7 +63,9 @@ def _scale(symbol: str, dimension: str, text: str) -> float:
         for prefix, factor in prefixes.items():
             if prefix and symbol.startswith(prefix) and symbol[len(prefix) :] in units:
                 return factor * units[symbol[len(prefix) :]]
-    raise BadRequest(f"{text!r}: the unit {symbol!r} does not measure {dimension}; write it as in {_example(dimension)!r}")
+    raise BadRequest(
+        f"{text!r}: the unit {symbol!r} does not measure {dimension}; write it as in {_example(dimension)!r}"
+    )
 
 
 def _example(dimension: str) -> str:
@@ -77,7 +81,7 @@ def show(value: float, dimension: str, digits: int = 3) -> str:
     ('12.3 ms', '141 GB', '989 TFLOP/s')
     """
     unit = next(iter(_UNITS[dimension]))
-    if value != value:
+    if math.isnan(value):
         return "-"
     if math.isinf(value):
         return "inf"

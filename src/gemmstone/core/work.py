@@ -23,7 +23,10 @@ class Op:
     read_bytes: Numbers = 0.0
     write_bytes: Numbers = 0.0
     wire_bytes: Numbers = 0.0
-    dtype: str = "bf16"  # format the arithmetic is done in
+    dtype: str = "bf16"  # number format of the arithmetic: whose peak counts
+    variant: str = (
+        "bf16"  # kernel variant, which coefficients are looked up by: bf16, fp8, fp8-block, nvfp4, w4a16, ...
+    )
     count: float = 1.0
     shape: Mapping[str, Numbers] = field(default_factory=dict)
 

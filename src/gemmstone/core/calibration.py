@@ -1,0 +1,51 @@
+"""Fitted coefficients and where they hold."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+from gemmstone.core.deployment import Array, Numbers
+
+
+@dataclass(frozen=True, kw_only=True)
+class Fit:
+    """Coefficients of one kernel form on one device, engine and kernel variant.
+
+    family: a row in predict.COSTS' forms. error_frac: standard deviation of log(predicted / measured) on held-out groups,
+    robust (from the 80% quantile of its absolute value). holdout_median: median of |predicted / measured - 1| there.
+    valid: lowest and highest value of each shape number in the data. inputs: file, version and hash of what was fitted.
+    """
+
+    family: str
+    device: str
+    engine: str
+    variant: str
+    kernel: str
+    coefficients: Mapping[str, float]
+    valid: Mapping[str, tuple[float, float]] = field(default_factory=dict)
+    holdout_median: float = 0.0
+    error_frac: float = 0.0
+    points: int = 0
+    inputs: Mapping[str, str] = field(default_factory=dict)
+
+
+class Rates(NamedTuple):
+    """The rates of one device that a kernel form divides work by: datasheet peaks, SI units."""
+
+    flop_per_s: float
+    bytes_per_s: float
+    link_bytes_per_s: float
+    link_latency_s: float
+    compute_units: float
+
+
+class KernelTime(NamedTuple):
+    """What a kernel form answers, in seconds of one call: the whole, and what each resource alone would need."""
+
+    time_s: Array
+    compute_s: Numbers = 0.0
+    memory_s: Numbers = 0.0
+    network_s: Numbers = 0.0
+    launch_s: Numbers = 0.0

@@ -1,0 +1,154 @@
+"""Softmax attention over a key/value cache, in prefill and in decode, with and without latent compression."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from gemmstone.core import dtypes
+from gemmstone.core.deployment import Numbers
+from gemmstone.core.work import Op
+
+
+def causal_pairs(tokens: Numbers, past: Numbers, window: float = 0.0) -> Any:
+    """Query-key pairs of one sequence: each of `tokens` new queries sees `past` keys and the new ones up to itself.
+
+    With a window, a query sees at most the last `window` keys, itself included.
+
+    >>> float(causal_pairs(4, 0)), float(causal_pairs(2, 10)), float(causal_pairs(4, 0, window=2))
+    (10.0, 23.0, 7.0)
+    """
+    tokens, past = np.asarray(tokens, dtype=float), np.asarray(past, dtype=float)
+    if not window:
+        return tokens * past + tokens * (tokens + 1) / 2
+    growing = np.clip(window - past, 0, tokens)  # queries that still see everything before them
+    return growing * past + growing * (growing + 1) / 2 + (tokens - growing) * window
+
+
+def prefill(
+    name: str,
+    *,
+    batch: Numbers,
+    tokens: Numbers,
+    past: Numbers = 0.0,
+    heads: Numbers,
+    kv_heads: Numbers,
+    head_dim: Numbers,
+    window: float = 0.0,
+    kv_cache: str = "bf16",
+    count: float = 1.0,
+) -> Op:
+    """`batch` sequences of `tokens` new queries each, on one device's share of the heads.
+
+    Reads queries, keys and values (cached ones in the cache's format), writes outputs and the new cache entries.
+    """
+    pairs = causal_pairs(tokens, past, window)
+    reach = np.minimum(np.asarray(past, dtype=float), window) if window else past
+    element = dtypes.size(kv_cache)
+    queries = batch * tokens * heads * head_dim * 2.0
+    return Op(
+        name=name,
+        kind="attention_prefill",
+        flop=4.0 * batch * heads * head_dim * pairs,
+        read_bytes=queries + batch * kv_heads * head_dim * 2.0 * (tokens * 2.0 + reach * element),
+        write_bytes=queries + batch * kv_heads * head_dim * 2.0 * tokens * element,
+        variant=kv_cache if element < 2 else "bf16",
+        count=count,
+        shape={
+            "batch": batch,
+            "tokens": tokens,
+            "past": past,
+            "pairs": pairs,
+            "heads": heads,
+            "kv_heads": kv_heads,
+            "head_dim": head_dim,
+            "window": window,
+        },
+    )
+
+
+def decode(
+    name: str,
+    *,
+    batch: Numbers,
+    context: Numbers,
+    heads: Numbers,
+    kv_heads: Numbers,
+    head_dim: Numbers,
+    window: float = 0.0,
+    kv_cache: str = "bf16",
+    count: float = 1.0,
+) -> Op:
+    """One new token for each of `batch` sequences with `context` tokens in the cache."""
+    seen = np.minimum(np.asarray(context, dtype=float), window) if window else context
+    element = dtypes.size(kv_cache)
+    return Op(
+        name=name,
+        kind="attention_decode",
+        flop=4.0 * batch * heads * head_dim * seen,
+        read_bytes=batch * (heads * head_dim * 2.0 + kv_heads * head_dim * 2.0 * element * seen),
+        write_bytes=batch * (heads * head_dim * 2.0 + kv_heads * head_dim * 2.0 * element),
+        variant=kv_cache if element < 2 else "bf16",
+        count=count,
+        shape={
+            "batch": batch,
+            "context": seen,
+            "heads": heads,
+            "kv_heads": kv_heads,
+            "head_dim": head_dim,
+            "window": window,
+        },
+    )
+
+
+def latent_prefill(
+    name: str,
+    *,
+    batch: Numbers,
+    tokens: Numbers,
+    past: Numbers = 0.0,
+    heads: Numbers,
+    qk_dim: Numbers,
+    v_dim: Numbers,
+    latent_dim: Numbers,
+    kv_cache: str = "bf16",
+    count: float = 1.0,
+) -> Op:
+    """MLA prefill in its expanded form: keys of qk_dim and values of v_dim for every head; the cache keeps the latent."""
+    pairs = causal_pairs(tokens, past)
+    return Op(
+        name=name,
+        kind="latent_prefill",
+        flop=2.0 * batch * heads * pairs * (qk_dim + v_dim),
+        read_bytes=2.0 * batch * heads * (tokens * qk_dim + (past + tokens) * (qk_dim + v_dim)),
+        write_bytes=2.0 * batch * heads * tokens * v_dim + batch * tokens * latent_dim * dtypes.size(kv_cache),
+        variant=kv_cache if dtypes.size(kv_cache) < 2 else "bf16",
+        count=count,
+        shape={"batch": batch, "tokens": tokens, "past": past, "pairs": pairs, "heads": heads, "head_dim": qk_dim},
+    )
+
+
+def latent_decode(
+    name: str,
+    *,
+    batch: Numbers,
+    context: Numbers,
+    heads: Numbers,
+    latent_dim: Numbers,
+    rope_dim: Numbers,
+    kv_cache: str = "bf16",
+    count: float = 1.0,
+) -> Op:
+    """MLA decode in its absorbed form: all heads attend to one shared latent of latent_dim + rope_dim values a token."""
+    width = latent_dim + rope_dim
+    return Op(
+        name=name,
+        kind="latent_decode",
+        flop=2.0 * batch * heads * context * (width + latent_dim),
+        read_bytes=batch * (heads * width * 2.0 + context * width * dtypes.size(kv_cache)),
+        write_bytes=batch * (heads * latent_dim * 2.0 + width * dtypes.size(kv_cache)),
+        variant=kv_cache if dtypes.size(kv_cache) < 2 else "bf16",
+        count=count,
+        shape={"batch": batch, "context": context, "heads": heads, "head_dim": width},
+    )

@@ -1,0 +1,50 @@
+"""Messages between devices. `wire_bytes` is what one device must send for the operation, whatever the algorithm."""
+
+from __future__ import annotations
+
+from gemmstone.core.deployment import Numbers
+from gemmstone.core.work import Op
+
+
+def all_reduce(name: str, *, message_bytes: Numbers, ranks: int, count: float = 1.0) -> Op:
+    """Every rank ends with the sum of all ranks' messages: 2 (n - 1) / n of the message leaves each rank (ring bound)."""
+    return _collective(name, "all_reduce", message_bytes, 2.0 * (ranks - 1) / ranks, ranks, count)
+
+
+def all_gather(name: str, *, message_bytes: Numbers, ranks: int, count: float = 1.0) -> Op:
+    """Every rank ends with the whole message of which it held 1/n: (n - 1) / n of the whole passes each rank."""
+    return _collective(name, "all_gather", message_bytes, (ranks - 1) / ranks, ranks, count)
+
+
+def reduce_scatter(name: str, *, message_bytes: Numbers, ranks: int, count: float = 1.0) -> Op:
+    """Every rank ends with its 1/n of the sum: (n - 1) / n of the whole passes each rank."""
+    return _collective(name, "reduce_scatter", message_bytes, (ranks - 1) / ranks, ranks, count)
+
+
+def all_to_all(name: str, *, message_bytes: Numbers, ranks: int, count: float = 1.0) -> Op:
+    """Every rank sends an equal part of its message to every other: (n - 1) / n of it leaves the rank."""
+    return _collective(name, "all_to_all", message_bytes, (ranks - 1) / ranks, ranks, count)
+
+
+def send_recv(name: str, *, message_bytes: Numbers, ranks: int = 2, count: float = 1.0) -> Op:
+    """One rank hands its message to the next, as between pipeline stages. `ranks` tells how far the group reaches."""
+    return _collective(name, "send_recv", message_bytes, 1.0, ranks, count)
+
+
+def _collective(
+    name: str,
+    kind: str,
+    message_bytes: Numbers,
+    share: float,
+    ranks: int,
+    count: float,
+) -> Op:
+    return Op(
+        name=name,
+        kind=kind,
+        wire_bytes=message_bytes * share,
+        read_bytes=message_bytes,
+        write_bytes=message_bytes,
+        count=count,
+        shape={"message_bytes": message_bytes, "ranks": float(ranks)},
+    )

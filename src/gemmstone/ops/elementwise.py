@@ -1,0 +1,51 @@
+"""Work that only moves bytes: norms with their residual, rotary embedding, gating, gathers, sampling."""
+
+from __future__ import annotations
+
+from gemmstone.core import dtypes
+from gemmstone.core.deployment import Numbers
+from gemmstone.core.work import Op
+
+
+def elementwise(
+    name: str, *, read_elements: Numbers, write_elements: Numbers, dtype: str = "bf16", count: float = 1.0
+) -> Op:
+    """A kernel that reads and writes so many elements and computes next to nothing with them."""
+    element = dtypes.size(dtype)
+    return Op(
+        name=name,
+        kind="elementwise",
+        flop=0.0,
+        read_bytes=read_elements * element,
+        write_bytes=write_elements * element,
+        count=count,
+    )
+
+
+def norm(name: str, *, tokens: Numbers, width: float, count: float = 1.0) -> Op:
+    """A norm fused with the residual addition: reads branch and residual, writes the sum and the normed value."""
+    return elementwise(name, read_elements=2.0 * tokens * width, write_elements=2.0 * tokens * width, count=count)
+
+
+def rotary(name: str, *, tokens: Numbers, width: float, count: float = 1.0) -> Op:
+    """Rotary position embedding in place over `width` query and key values a token."""
+    return elementwise(name, read_elements=tokens * width, write_elements=tokens * width, count=count)
+
+
+def activation(name: str, *, tokens: Numbers, width: float, gated: bool, count: float = 1.0) -> Op:
+    """Activation function of `width` values a token, multiplied by a gate of the same width when gated."""
+    return elementwise(
+        name, read_elements=tokens * width * (2.0 if gated else 1.0), write_elements=tokens * width, count=count
+    )
+
+
+def embedding(name: str, *, tokens: Numbers, width: float) -> Op:
+    """Gathering one row of the embedding table a token. A gather, not a product with a one-hot matrix: no FLOP."""
+    return elementwise(name, read_elements=tokens * width, write_elements=tokens * width)
+
+
+def sampling(name: str, *, sequences: Numbers, vocab: float) -> Op:
+    """Turning logits into a token: softmax over fp32 logits reads them about twice and writes them once."""
+    return elementwise(
+        name, read_elements=2.0 * sequences * vocab, write_elements=1.0 * sequences * vocab, dtype="fp32"
+    )
