@@ -1,0 +1,114 @@
+"""What-if on hardware: one value of a device changed, absolutely or by a factor, and the change recorded."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import replace
+from typing import Any
+
+from gemmstone.catalog.device_fields import FIELDS, LINKS, MAX_VALUE
+from gemmstone.core import units
+from gemmstone.core.errors import BadRequest
+from gemmstone.core.hardware import Device, Link, Price
+from gemmstone.core.lookup import unknown
+
+MAX_CHANGE_CHARS = 300
+
+# Dotted field -> where a Device keeps it. memory.capacity is what engines see, whatever the driver reports today.
+_KEPT_IN: dict[str, tuple[str, ...]] = {
+    "compute.units": ("compute_units",),
+    "memory.capacity": ("memory_bytes",),
+    "memory.bandwidth": ("memory_bandwidth_bytes_per_s",),
+    "memory.on_chip.capacity": ("on_chip_bytes",),
+    **{f"link.{link}.bandwidth": (link, "bandwidth_bytes_per_s") for link in LINKS},
+    **{f"link.{link}.latency": (link, "latency_s") for link in LINKS},
+    "link.scale_up.domain": ("scale_up", "domain"),
+    "power.tdp": ("tdp_w",),
+    "power.idle": ("idle_w",),
+    "price.per_hour": ("price", "usd_per_hour"),
+}
+_WHOLE = ("compute.units", "link.scale_up.domain")
+
+
+def editable(device: Device) -> list[str]:
+    """Fields that `edit` takes for this device; other formats than these can be added with compute.peak.FORMAT=VALUE."""
+    return [*_KEPT_IN, "compute.peak", *(f"compute.peak.{name}" for name in device.peak_flop_per_s)]
+
+
+def edit(device: Device, change: str) -> Device:
+    """`device` with one field changed: "memory.bandwidth=4 TB/s", "...=+20%", "...=-10%" or "...=x2".
+
+    "compute.peak" scales every format at once. Nothing else follows: more compute.units alone do not raise the peaks.
+    The change is recorded in Device.edited. Raises BadRequest for an unknown field and for a result that is not
+    positive and finite.
+    """
+    if len(change) > MAX_CHANGE_CHARS:
+        raise BadRequest("a change of a device is written as 'memory.bandwidth=+20%'")
+    field, equals, text = (part.strip() for part in change.partition("="))
+    if not equals or not text:
+        raise BadRequest(f"{change!r} is not a change: write FIELD=VALUE, FIELD=+20%, FIELD=-10% or FIELD=x2")
+    if field == "compute.peak" or (field.startswith("compute.peak.") and field in FIELDS):
+        changes: dict[str, Any] = {"peak_flop_per_s": _peaks(device, field, text)}
+    elif field in _KEPT_IN:
+        changes = _replaced(device, field, text)
+    else:
+        known = editable(device)
+        raise BadRequest(f"{unknown('field', field, known)} (fields: {', '.join(known)})")
+    return replace(device, edited=(*device.edited, f"{field}={text}"), **changes)
+
+
+def _peaks(device: Device, field: str, text: str) -> dict[str, float]:
+    peaks = dict(device.peak_flop_per_s)
+    if field != "compute.peak":
+        name = field.rpartition(".")[2]
+        return {**peaks, name: _changed(field, peaks.get(name), text)}
+    if _factor(text) is None:
+        raise BadRequest("compute.peak takes a factor for all formats, as in compute.peak=x2 or compute.peak=+20%")
+    return {name: _changed(field, old, text) for name, old in peaks.items()}
+
+
+def _replaced(device: Device, field: str, text: str) -> dict[str, Any]:
+    """The attribute of `device` to replace, and with what."""
+    owner, *inner = _KEPT_IN[field]
+    part = getattr(device, owner)
+    old = getattr(part, inner[0], None) if inner else part
+    new: float | int = _changed(field, old, text)
+    if field in _WHOLE:
+        new = max(1, round(new))
+    if not inner:
+        return {owner: new}
+    if part is None:
+        return {owner: _fresh(owner, inner[0], new)}
+    changes: dict[str, Any] = {inner[0]: new}
+    return {owner: replace(part, **changes)}
+
+
+def _fresh(owner: str, name: str, value: float) -> Link | Price:
+    """The first value of a link or price that the device had not."""
+    if owner == "price":
+        return Price(usd_per_hour=value, place="as given", date="as given", source="given by the user")
+    if name != "bandwidth_bytes_per_s":
+        raise BadRequest(f"the device has no link.{owner}: set link.{owner}.bandwidth first")
+    return Link(bandwidth_bytes_per_s=value)
+
+
+def _changed(field: str, old: float | None, text: str) -> float:
+    factor = _factor(text)
+    if factor is None:
+        value = units.parse(text, FIELDS[field])
+    elif old:
+        value = old * factor
+    else:
+        raise BadRequest(f"{field} has no value here that {text!r} could change: give one with its unit")
+    if not 0 < value <= MAX_VALUE:
+        raise BadRequest(f"{field} would become {value:g}: it has to be positive and at most {MAX_VALUE:g}")
+    return value
+
+
+def _factor(text: str) -> float | None:
+    """1.2 for "+20%", 2.0 for "x2", None for anything that is not relative."""
+    match = re.fullmatch(r"([-+])\s*(\d+(?:\.\d+)?)\s*%|[xX*×]\s*(\d+(?:\.\d+)?)", text, re.ASCII)
+    if match is None:
+        return None
+    sign, percent, times = match.groups()
+    return float(times) if times else 1 + float(percent) / 100 * (-1 if sign == "-" else 1)
