@@ -1,0 +1,123 @@
+"""Model families: from a config.json to core.model.Model. One file an architecture group, one row an architecture."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from gemmstone.catalog.model_files import ModelFile
+from gemmstone.core import dtypes
+from gemmstone.core.errors import BadRequest
+from gemmstone.core.lookup import unknown
+from gemmstone.core.model import Experts, Model
+from gemmstone.graph.families import deepseek, gpt2, llama, minimax, mixtral, opt, qwen_moe
+from gemmstone.graph.families.fields import Config, flag, integer, shown, word
+from gemmstone.graph.families.quantization import quantization
+
+# Architecture class -> function (config) -> the fields of Model that the family knows.
+FAMILIES: dict[str, Callable[[Config], dict[str, Any]]] = {
+    "LlamaForCausalLM": llama.llama,
+    "LLaMAForCausalLM": llama.llama,
+    "YiForCausalLM": llama.llama,
+    "MistralForCausalLM": llama.mistral,
+    "Phi3ForCausalLM": llama.phi3,
+    "Qwen2ForCausalLM": llama.qwen2,
+    "Qwen3ForCausalLM": llama.qwen3,
+    "DeciLMForCausalLM": llama.decilm,
+    "GPT2LMHeadModel": gpt2.gpt2,
+    "OPTForCausalLM": opt.opt,
+    "MixtralForCausalLM": mixtral.mixtral,
+    "Qwen2MoeForCausalLM": qwen_moe.qwen2_moe,
+    "Qwen3MoeForCausalLM": qwen_moe.qwen3_moe,
+    "MiniMaxM2ForCausalLM": minimax.minimax_m2,
+    "DeepseekV2ForCausalLM": deepseek.deepseek,
+    "DeepseekV3ForCausalLM": deepseek.deepseek,
+}
+# A config without `architectures` (text parts of multimodal models, hand-written ones) is known by its model_type.
+MODEL_TYPES: dict[str, str] = {
+    "llama": "LlamaForCausalLM",
+    "yi": "YiForCausalLM",
+    "mistral": "MistralForCausalLM",
+    "phi3": "Phi3ForCausalLM",
+    "qwen2": "Qwen2ForCausalLM",
+    "qwen3": "Qwen3ForCausalLM",
+    "deci": "DeciLMForCausalLM",
+    "gpt2": "GPT2LMHeadModel",
+    "opt": "OPTForCausalLM",
+    "mixtral": "MixtralForCausalLM",
+    "qwen2_moe": "Qwen2MoeForCausalLM",
+    "qwen3_moe": "Qwen3MoeForCausalLM",
+    "minimax_m2": "MiniMaxM2ForCausalLM",
+    "deepseek_v2": "DeepseekV2ForCausalLM",
+    "deepseek_v3": "DeepseekV3ForCausalLM",
+    "kimi_k2": "DeepseekV3ForCausalLM",
+}
+
+
+def build_model(file: ModelFile) -> Model:
+    """The model a config describes, checked: whole numbers within bounds, heads that divide, experts that suffice.
+
+    Of a multimodal model this is the text part (`text_config`), which its source says. Raises BadRequest that names the
+    key, or lists the known architectures.
+    """
+    config, source = _text_part(file)
+    architecture = _architecture(config)
+    known = FAMILIES[architecture](config)
+    facts: dict[str, Any] = {
+        "name": file.name,
+        "family": architecture,
+        "vocab_size": integer(config, "vocab_size"),
+        "tied_embeddings": flag(config, "tie_word_embeddings"),
+        "dtype": _dtype(config),
+        "quantization": quantization(config),
+        "source": source,
+    } | known
+    # Looked up only where the family has no spelling of its own.
+    if "hidden_size" not in facts:
+        facts["hidden_size"] = integer(config, "hidden_size")
+    if "max_position_embeddings" not in facts:
+        facts["max_position_embeddings"] = integer(config, "max_position_embeddings", 0)
+    model = Model(**facts)
+    for layer in model.layers:
+        block = layer.feed_forward
+        if isinstance(block, Experts) and block.experts_per_token > block.num_experts:
+            raise BadRequest(
+                f"the config.json sends a token to {block.experts_per_token} of {block.num_experts} experts"
+            )
+    return model
+
+
+def _text_part(file: ModelFile) -> tuple[Mapping[str, Any], str]:
+    """The config of the language model inside, with the dtype and quantisation that the outer one declares."""
+    inner = file.config.get("text_config")
+    if not isinstance(inner, Mapping):
+        return file.config, file.source
+    shared = ("torch_dtype", "dtype", "quantization_config", "tie_word_embeddings")
+    outer = {key: file.config[key] for key in shared if file.config.get(key) is not None}
+    return {**outer, **inner}, f"{file.source} (text part alone)"
+
+
+def _architecture(config: Config) -> str:
+    listed = config.get("architectures")
+    if listed is not None:
+        if not isinstance(listed, list) or not listed or not all(isinstance(name, str) for name in listed):
+            raise BadRequest(f"'architectures' in the config.json has to be a list of names, not {shown(listed)}")
+        for name in listed:
+            if name in FAMILIES:
+                return str(name)
+    model_type = word(config, "model_type").lower()
+    if model_type in MODEL_TYPES and listed is None:
+        return MODEL_TYPES[model_type]
+    name = listed[0] if listed else model_type
+    if not name:
+        raise BadRequest(
+            "the config.json names no architecture (`architectures`, `model_type`); known: " + ", ".join(FAMILIES)
+        )
+    error = unknown("architecture", name, FAMILIES)
+    raise BadRequest(f"{error}" if "known:" in str(error) else f"{error} known: " + ", ".join(FAMILIES))
+
+
+def _dtype(config: Config) -> str:
+    """The stored format; bf16, in which engines run a checkpoint that declares none."""
+    declared = word(config, "torch_dtype") or word(config, "dtype")
+    return dtypes.resolve(declared.removeprefix("torch.")) if declared and declared != "auto" else "bf16"
