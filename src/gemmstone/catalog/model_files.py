@@ -130,6 +130,9 @@ def _existing(asked: str) -> Path | None:
 def _from_path(path: Path) -> ModelFile:
     config = read_config(path)
     meta = config.pop("gemmstone", {})
+    beside = path.parent / "hf_quant_config.json"  # where NVIDIA's ModelOpt puts what others put into config.json
+    if path.name == "config.json" and "quantization_config" not in config and beside.is_file():
+        config["quantization_config"] = {"quant_method": "modelopt", **read_config(beside)}
     name = path.resolve().parent.name if path.name == "config.json" else path.stem
     declared = meta.get("id") if isinstance(meta, dict) else None
     model_id = declared if isinstance(declared, str) else str(path)
@@ -139,7 +142,12 @@ def _from_path(path: Path) -> ModelFile:
 def _from_hub(asked: str) -> ModelFile:
     path = hub.config_path(asked, MAX_BYTES)
     config = read_config(path)
-    return ModelFile(name=asked.rsplit("/", 1)[1], config=config, source=f"https://huggingface.co/{asked}", id=asked)
+    name = asked.rsplit("/", 1)[1]
+    words = [word for word in fold(name).split("-") if word in WEIGHT_WORDS]
+    weights, usual = WEIGHT_WORDS[words[0]] if words else ("", {})
+    if usual and config.get("quantization_config") is None:
+        config["quantization_config"] = usual
+    return ModelFile(name=name, config=config, source=f"https://huggingface.co/{asked}", id=asked, weights=weights)
 
 
 def _shipped(asked: str) -> ModelFile | None:
@@ -163,7 +171,7 @@ def _readings(folded: str) -> Iterator[tuple[str, tuple[str, ...]]]:
     if tokens[-2:] == ["bnb", "4bit"]:
         tokens = [*tokens[:-2], "int4"]
     yield "-".join(tokens), ()
-    # An int4 in its own right is a format; beside -awq or -gptq it repeats what they say.
+    # The first weight word counts: in -AWQ-INT4 the second one repeats it.
     words = tuple(token for token in tokens if token in WEIGHT_WORDS)
     tokens = [token for token in tokens if token not in WEIGHT_WORDS]
     yield "-".join(tokens), words
