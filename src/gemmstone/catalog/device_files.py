@@ -66,9 +66,7 @@ def describe(name: str) -> dict[str, Any]:
     document = _document(name)
     values = _values(document)
     return {
-        **{key: document[key] for key in (*_TEXTS, "year")},
-        "aliases": list(document.get("aliases", [])),
-        "note": document.get("note", ""),
+        **{key: document[key] for key in (*_TEXTS, "year", "aliases", "note")},
         "values": [
             {
                 "field": field,
@@ -80,7 +78,7 @@ def describe(name: str) -> dict[str, Any]:
             }
             for field, value in values.items()
         ],
-        "conflicts": {field: list(seen) for field, seen in document.get("conflicts", {}).items()},
+        "conflicts": {field: list(seen) for field, seen in document["conflicts"].items()},
         "sources": dict(document["sources"]),
     }
 
@@ -93,17 +91,19 @@ def cluster(spec: str, num_devices: int | None = None) -> Cluster:
     1..100000 and for unknown devices.
     """
     _check_name("hardware", spec)
-    if _is_path(spec) and "device" in (table := _read(Path(spec.strip()))):
-        return _cluster_from(table, spec, num_devices)
-    match = re.fullmatch(r"\s*(?:([-+]?\d+)\s*[xX×*]\s*)?(.*?)\s*", spec, re.ASCII | re.DOTALL)
-    assert match is not None  # both groups are optional
-    count, name = match.groups()
+    whole_path = _is_path(spec) and Path(spec.strip()).is_file()
+    match = None if whole_path else re.fullmatch(r"\s*([-+]?\d+)\s*[xX×*]\s*(.*?)\s*", spec, re.ASCII | re.DOTALL)
+    name = match.group(2) if match else spec
     if not name:
         raise BadRequest(f"{spec!r} names no device: write the hardware as in '8xh100-sxm'")
-    if count is not None and num_devices is not None and int(count) != num_devices:
-        raise BadRequest(f"{spec!r} says {int(count)} devices and num_devices says {num_devices}: give one of them")
-    number = int(count) if count is not None else 1 if num_devices is None else num_devices
-    return _cluster_of(find(name), number)
+    if match:
+        count = int(match.group(1))
+        if num_devices not in (None, count):
+            raise BadRequest(f"{spec!r} says {count} devices and num_devices says {num_devices}: give one of them")
+        num_devices = count
+    if _is_path(name) and "device" in (table := _read(Path(name.strip()))):
+        return _cluster_from(table, Path(name.strip()).name, num_devices)
+    return _cluster_of(find(name), 1 if num_devices is None else num_devices)
 
 
 def _cluster_from(table: Mapping[str, Any], spec: str, num_devices: int | None) -> Cluster:
@@ -215,6 +215,12 @@ def _checked(document: dict[str, Any], name: str) -> dict[str, Any]:
     for key in document["conflicts"]:
         if key not in FIELDS:
             raise BadRequest(f"{name}: [conflicts] names the unknown field {key[:60]!r}")
+        if not _texts(document["conflicts"][key]):
+            raise BadRequest(f"{name}: [conflicts] {key} has to be a list of texts")
+    if not _texts(document.setdefault("aliases", [])):
+        raise BadRequest(f"{name}: aliases has to be a list of texts")
+    if not isinstance(document.setdefault("note", ""), str):
+        raise BadRequest(f"{name}: note has to be a text")
     values = _values(document, name)
     for field in REQUIRED:
         if field not in values:
@@ -225,6 +231,10 @@ def _checked(document: dict[str, Any], name: str) -> dict[str, Any]:
         if any(field.startswith(f"link.{link}.") for field in values) and f"link.{link}.bandwidth" not in values:
             raise BadRequest(f"{name}: link.{link}.bandwidth is missing")
     return document
+
+
+def _texts(value: object) -> bool:
+    return isinstance(value, list) and all(isinstance(entry, str) for entry in value)
 
 
 def _values(document: Mapping[str, Any], name: str = "") -> dict[str, Value]:
@@ -250,6 +260,10 @@ def _value(field: str, leaf: Any, sources: Mapping[str, str], name: str) -> Valu
     allowed = _LEAF | {"date", "place"} if field == "price.per_hour" else _LEAF
     if not isinstance(leaf, dict) or not {"value", "source"} <= set(leaf) <= allowed:
         raise BadRequest(f"{name}: {field} has to be a table of {', '.join(sorted(allowed))}")
+    if not all(isinstance(entry, str) for key, entry in leaf.items() if key != "value"):
+        raise BadRequest(f"{name}: everything but the value of {field} has to be a text")
+    if not isinstance(leaf["value"], str | int | float):
+        raise BadRequest(f"{name}: the value of {field} has to be a number or a text")
     if not isinstance(sources.get(leaf["source"]), str):
         raise BadRequest(f"{name}: {field} has the source {leaf['source']!r}, which [sources] does not explain")
     number = units.parse(leaf["value"], FIELDS[field])
@@ -270,7 +284,7 @@ def _device(document: Mapping[str, Any]) -> Device:
     return Device(
         **{key: document[key] for key in _TEXTS},
         year=document["year"],
-        aliases=tuple(document.get("aliases", ())),
+        aliases=tuple(document["aliases"]),
         peak_flop_per_s={name: number[f"compute.peak.{name}"] for name in FORMATS if f"compute.peak.{name}" in number},
         compute_units=int(number.get("compute.units", 0)),
         memory_bytes=number.get("memory.reported", number["memory.capacity"]),
