@@ -14,7 +14,7 @@ class Fit:
     """Coefficients of one kernel form on one device, engine and kernel variant.
 
     family: a row in predict.COSTS' forms. error_frac: standard deviation of log(predicted / measured) on held-out groups,
-    robust (from the 80% quantile of its absolute value). holdout_median: median of |predicted / measured - 1| there.
+    robust (from the 80% quantile of its absolute value). holdout_median and holdout_mean: of |predicted / measured - 1| there.
     valid: lowest and highest value of each shape number in the data. inputs: file, version and hash of what was fitted.
     """
 
@@ -26,8 +26,35 @@ class Fit:
     coefficients: Mapping[str, float]
     valid: Mapping[str, tuple[float, float]] = field(default_factory=dict)
     holdout_median: float = 0.0
+    holdout_mean: float = 0.0
     error_frac: float = 0.0
     points: int = 0
+    inputs: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True)
+class EngineFit:
+    """What an engine adds to its kernels, fitted on deployments measured end to end: a handful of numbers an engine.
+
+    Exposed host time of a step: step_s + per_sequence_s * sequences + per_prefill_token_s * prompt tokens. launch_s: host
+    time of one kernel call where no CUDA graph replays it. launch_factor multiplies the serial part of compute kernels,
+    communication_factor the collectives. request_s: tokenising and transport of a request up to its first token;
+    first_token_steps: decode steps a finished first token waits until it is sent.
+    error fractions: standard deviations of the log on held-out groups.
+    """
+
+    step_s: float = 0.0
+    per_sequence_s: float = 0.0
+    per_prefill_token_s: float = 0.0
+    launch_s: float = 0.0
+    request_s: float = 0.0
+    first_token_steps: float = 0.0
+    launch_factor: float = 1.0
+    communication_factor: float = 1.0
+    tpot_error_frac: float = 0.2
+    ttft_error_frac: float = 0.5
+    throughput_error_frac: float = 0.3
+    rows: int = 0
     inputs: Mapping[str, str] = field(default_factory=dict)
 
 

@@ -1,10 +1,13 @@
 """Time of a dense matrix product.
 
-    t = max_8( soft_P( FLOP / (F ec), bytes / (B eb) ) + t0 + k tk + cq quantize_bytes / B, floor )
+    busy = soft_ps( soft_p( FLOP / (F ec), bytes / (B eb) ) + cq quantize_bytes / B, k (tk + tm m / (m + mh)) )
+    t    = max_8( busy + t0 + co output_bytes / B, host_floor )
 
-soft_P(a, b) = (a^P + b^P)^(1/P) joins compute and memory: with P small they hardly overlap, with P large the longer wins.
-k tk is the serial walk of one thread block along the k loop; the quantisation of activations is a second, bandwidth-bound
-kernel in front. floor is the shortest call ever seen.
+soft_P(a, b) = (a^P + b^P)^(1/P) joins two needs: with P small they hardly overlap, with P large the longer one wins.
+The second argument of soft_ps is the serial walk of one thread block along the k loop; a step takes longer when the block's
+tile has more rows. cq weighs the quantisation of activations, a bandwidth-bound kernel in front; co the output, which
+a block writes when its loop is done. host_floor is the host's time to launch the call: it shows where a table was measured
+without CUDA graphs, is 0 elsewhere, and has to be left out for an engine that replays graphs.
 """
 
 from __future__ import annotations
@@ -17,6 +20,8 @@ from gemmstone.core.calibration import KernelTime, Rates
 from gemmstone.core.deployment import Array
 from gemmstone.core.work import Op
 
+FLOOR_SHARPNESS = 8.0
+
 
 def soft_max(a: Array, b: Array, p: float) -> Array:
     """(a^p + b^p)^(1/p) elementwise for non-negative a, b, without overflow: lies between max and sum for p >= 1."""
@@ -27,11 +32,19 @@ def soft_max(a: Array, b: Array, p: float) -> Array:
 
 
 def gemm(op: Op, rates: Rates, c: Mapping[str, float]) -> KernelTime:
-    """Seconds of one GEMM call. Coefficients: ec, eb, t0, p, tk, cq, floor (see the module)."""
+    """Seconds of one GEMM call. Coefficients: ec, eb, p, cq, tk, tm, mh, ps, co, t0, host_floor (see the module).
+
+    The same form serves `batched_gemm`: `batch` products share the device, each walks its own k loop.
+    """
+    shape = op.shape
+    m = np.asarray(shape["m"], dtype=float)
     compute_s = np.asarray(op.flop, dtype=float) / (rates.flop_per_s * c["ec"])
-    quantize_s = c["cq"] * np.asarray(op.shape["quantize_bytes"], dtype=float) / rates.bytes_per_s
     memory_s = np.asarray(op.bytes, dtype=float) / (rates.bytes_per_s * c["eb"])
-    serial_s = c["t0"] + np.asarray(op.shape["k"], dtype=float) * c["tk"]
-    busy_s = soft_max(compute_s, memory_s, c["p"]) + quantize_s + serial_s
-    time_s = soft_max(busy_s, np.full_like(busy_s, c["floor"]), 8.0)
-    return KernelTime(time_s, compute_s, memory_s + quantize_s, 0.0, serial_s)
+    quantize_s = c["cq"] / rates.bytes_per_s * shape["quantize_bytes"]
+    output_s = c["co"] / rates.bytes_per_s * op.write_bytes
+    serial_s = shape["k"] * (c["tk"] + c["tm"] * m / (m + c["mh"]))
+    busy_s = soft_max(soft_max(compute_s, memory_s, c["p"]) + quantize_s, serial_s, c["ps"])
+    time_s = busy_s + c["t0"] + output_s
+    if c["host_floor"]:
+        time_s = soft_max(time_s, np.full_like(time_s, c["host_floor"]), FLOOR_SHARPNESS)
+    return KernelTime(time_s, compute_s, memory_s + quantize_s + output_s, 0.0, c["t0"] + serial_s)

@@ -1,0 +1,10 @@
+"""The table of everything that can be fitted. A new family is one module with a row of its own and its name here."""
+
+from __future__ import annotations
+
+from gemmstone.calibrate import gemm_tables
+from gemmstone.calibrate.fit import FitSpec
+
+FAMILIES: dict[str, FitSpec] = {
+    **gemm_tables.FAMILIES,
+}

@@ -1,0 +1,71 @@
+"""The fitted coefficients that are shipped, one JSON file per device."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from gemmstone.core.calibration import Fit
+from gemmstone.core.errors import BadRequest
+
+DIRECTORY = Path(__file__).parent / "calibration"
+MAX_FILE_BYTES = 4 << 20
+MAX_FITS = 2000
+_TEXTS = ("family", "engine", "variant", "kernel")
+
+
+def published() -> list[str]:
+    """Slugs of the devices with fitted coefficients, sorted."""
+    return sorted(path.stem for path in DIRECTORY.glob("*.json"))
+
+
+@cache
+def load(device: str) -> tuple[Fit, ...]:
+    """All fits of a device slug; () for a device that was never measured."""
+    path = DIRECTORY / f"{device}.json"
+    # a slug is a plain file name; anything else is no device of this catalogue
+    return read(path) if path.parent == DIRECTORY and path.is_file() else ()
+
+
+def read(path: Path) -> tuple[Fit, ...]:
+    """The fits in a calibration file. Raises BadRequest for a file that is too large or not of the layout."""
+    if path.stat().st_size > MAX_FILE_BYTES:
+        raise BadRequest(f"{path.name} is larger than {MAX_FILE_BYTES >> 20} MiB: not a calibration file")
+    try:
+        document = json.loads(path.read_text(encoding="utf-8"))
+        fits = document["fits"]
+        if not isinstance(document["device"], str) or not isinstance(fits, list) or len(fits) > MAX_FITS:
+            raise ValueError("device or fits")
+        return tuple(_fit(document["device"], entry) for entry in fits)
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise BadRequest(f"{path.name} is not a calibration file: {str(error)[:120]}") from None
+
+
+def _fit(device: str, entry: Mapping[str, Any]) -> Fit:
+    for name in _TEXTS:
+        if not isinstance(entry[name], str):
+            raise ValueError(f"{name} has to be a text")
+    return Fit(
+        device=device,
+        family=entry["family"],
+        engine=entry["engine"],
+        variant=entry["variant"],
+        kernel=entry["kernel"],
+        coefficients={name: _number(name, value) for name, value in entry["coefficients"].items()},
+        valid={name: (_number(name, low), _number(name, high)) for name, (low, high) in entry["valid"].items()},
+        holdout_median=_number("holdout_median", entry["holdout_median"]),
+        holdout_mean=_number("holdout_mean", entry["holdout_mean"]),
+        error_frac=_number("error_frac", entry["error_frac"]),
+        points=int(entry["points"]),
+        inputs={str(name): str(value) for name, value in entry["inputs"].items()},
+    )
+
+
+def _number(name: str, value: Any) -> float:
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
+        raise ValueError(f"{name} has to be a finite number")
+    return float(value)
