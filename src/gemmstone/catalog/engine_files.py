@@ -186,8 +186,10 @@ def _budget(row: Mapping[str, Any]) -> Budget:
 
 
 def _launch(table: Mapping[str, Any]) -> Launch:
-    values = _known(Launch, table)
-    return Launch(**{key: tuple(value) if isinstance(value, list) else value for key, value in values.items()})
+    values: dict[str, Any] = _known(Launch, table)
+    for words in ("template", "flags", "switches"):
+        values[words] = tuple(values[words])
+    return Launch(**values)
 
 
 def _known(kind: type, table: Mapping[str, Any]) -> dict[str, Any]:

@@ -1,0 +1,1 @@
+"""Choosing a deployment: legal candidates, search, and the command that starts the winner."""

@@ -1,0 +1,131 @@
+"""A deployment as the shell text that starts its engine.
+
+What an option is called is data of the engine's file (catalog/engines); what value it takes is in engine_servers.
+"""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Mapping
+
+from gemmstone.catalog.engine_files import EVERY, Engine
+from gemmstone.core.deployment import Deployment, Workload
+from gemmstone.core.errors import BadRequest
+from gemmstone.plan.engine_servers import COMMANDS, VARIABLES
+from gemmstone.plan.server import PLAIN, Request, Server, Setting
+
+MAX_ID_CHARS = 300
+
+
+def command(
+    engine: Engine,
+    model_id: str,
+    deployment: Deployment,
+    workload: Workload,
+    *,
+    devices: int,
+    moe: bool = False,
+    checkpoint: str = "",
+) -> str:
+    """The shell text that starts `deployment`: one command a server and node, and comment lines for what it cannot say.
+
+    `devices` is the number of devices in a node. `moe` keeps replicas of a mixture of experts apart where the engine would
+    otherwise spread the experts over them. `checkpoint` is the number format of the published weights; when empty it is
+    read off the suffix of `model_id`. Raises BadRequest when the engine cannot express the deployment.
+    """
+    request = Request(
+        engine=engine,
+        model_id=_checked(model_id),
+        deployment=deployment,
+        workload=workload,
+        devices=devices,
+        moe=moe or deployment.expert_parallel > 1 or deployment.attention_dp > 1,
+        checkpoint=checkpoint,
+    )
+    reason = _obstacle(request)
+    if reason:
+        raise BadRequest(f"no launch command: {reason}")
+    return "\n".join(_lines(request, COMMANDS[engine.name].server(request)))
+
+
+def obstacle(engine: Engine, deployment: Deployment, *, devices: int) -> str:
+    """Why `engine` cannot be started as `deployment` on nodes of `devices` devices; "" when it can."""
+    nothing = Workload(input_tokens=1, output_tokens=1)
+    return _obstacle(Request(engine=engine, model_id="model", deployment=deployment, workload=nothing, devices=devices))
+
+
+def _obstacle(request: Request) -> str:
+    engine, deployment = request.engine, request.deployment
+    row = COMMANDS.get(engine.name)
+    if row is None:
+        return f"{engine.title} stands for no particular program; name one with --engine"
+    if request.devices < 1:
+        return "a node has at least one device"
+    degrees = {
+        "tensor parallelism": (deployment.tensor_parallel, ("tensor_parallel", "split_mode")),
+        "pipeline parallelism": (deployment.pipeline_parallel, ("pipeline_parallel", "split_mode")),
+        "expert parallelism": (deployment.expert_parallel, ("expert_parallel",)),
+    }
+    for what, (degree, options) in degrees.items():
+        if degree > 1 and not any(option in engine.launch.options for option in options):
+            return f"{engine.title} has no option for {what}"
+    for what, wanted, known in (
+        ("weights", deployment.weights, engine.weights),
+        ("a KV cache", deployment.kv_cache, engine.kv_cache),
+    ):
+        if wanted not in known and EVERY not in known:
+            return f"{engine.title} does not take {what} in {wanted}"
+    if deployment.kv_cache not in PLAIN and deployment.kv_cache not in engine.launch.kv_cache:
+        return f"{engine.title} has no option for a KV cache in {deployment.kv_cache}"
+    if request.nodes > 1 and not row.several_nodes:
+        return f"{engine.title} runs a replica on one node, and {deployment.replica_devices} devices are more than that"
+    return row.obstacle(request)
+
+
+def _checked(model_id: str) -> str:
+    """The id or path, if it can stand in a command and in a comment without ending either."""
+    if not model_id or len(model_id) > MAX_ID_CHARS or model_id.startswith("-") or not model_id.isprintable():
+        raise BadRequest(f"{model_id[:80]!r} cannot be put into a launch command: give a Hub id or a plain path")
+    return model_id
+
+
+def _lines(request: Request, server: Server) -> list[str]:
+    deployment, engine = request.deployment, request.engine
+    replicas = 1 if server.together else deployment.data_parallel
+    lines = [f"# {comment}" for comment in server.comments]
+    if replicas > 1:
+        lines.append(f"# one server a replica, {replicas} in all; a load balancer in front shares the requests")
+    if request.nodes > 1:
+        lines.append(
+            "# HEAD_NODE holds the address of the first node of a replica; every line runs on a node of its own"
+        )
+    if server.before:
+        lines.append(server.before)
+    share = max(1, request.devices // deployment.replica_devices)  # replicas a node has room for
+    for replica in range(replicas):
+        slot = replica % share
+        environment = []
+        if replicas > 1 and request.nodes == 1:
+            first = slot * deployment.replica_devices
+            visible = ",".join(str(first + i) for i in range(deployment.replica_devices))
+            environment = [f"CUDA_VISIBLE_DEVICES={visible}"]
+            if slot == 0 and replicas > share:
+                lines.append(f"# node {replica // share}:")
+        elif replicas > 1:
+            lines.append(f"# replica {replica}:")
+        for at_node in server.per_node:
+            settings = {**server.settings, **at_node, "port": engine.launch.port + slot if slot else None}
+            words = [*environment, *server.prefix, *_words(request, settings)]
+            lines.append(" ".join(word if word in VARIABLES else shlex.quote(word) for word in words))
+    return lines
+
+
+def _words(request: Request, settings: Mapping[str, Setting]) -> list[str]:
+    launch = request.engine.launch
+    words = [request.model_id if word == "{model}" else word for word in launch.template]
+    for concept, option in launch.options.items():
+        value = settings.get(concept)
+        if value is None or value is False or value == "":
+            continue
+        words += [option] if value is True else [option, str(value)]
+    return words
