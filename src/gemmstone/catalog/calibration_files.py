@@ -5,11 +5,12 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping
+from dataclasses import fields
 from functools import cache
 from pathlib import Path
 from typing import Any
 
-from gemmstone.core.calibration import Fit
+from gemmstone.core.calibration import EngineFit, Fit
 from gemmstone.core.errors import BadRequest
 
 DIRECTORY = Path(__file__).parent / "calibration"
@@ -69,3 +70,15 @@ def _number(name: str, value: Any) -> float:
     if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
         raise ValueError(f"{name} has to be a finite number")
     return float(value)
+
+
+ENGINES_FILE = Path(__file__).parent / "calibration_engines.json"
+
+
+@cache
+def engine_fit(engine: str, version: str = "") -> EngineFit:
+    """What an engine adds to its kernels; the generic engine's numbers for one that was never measured."""
+    document = json.loads(ENGINES_FILE.read_text(encoding="utf-8")) if ENGINES_FILE.is_file() else {}
+    entry = document.get(engine) or document.get("generic") or {}
+    names = {field.name for field in fields(EngineFit)}
+    return EngineFit(**{name: value for name, value in entry.items() if name in names})

@@ -27,15 +27,20 @@ class Deployment:
     data_parallel: int = 1
     expert_parallel: int = 1
     attention_dp: int = 1
-    weights: str = "bf16"  # stored format of the quantised linear layers
-    activations: str = "bf16"  # format the matrix units compute in
+    weights: str = "bf16"  # stored format of the feed-forward and expert matrices
+    activations: str = "bf16"  # format those are computed in
+    attention_weights: str = "bf16"  # the same two for the projections around attention
+    attention_activations: str = "bf16"
     kv_cache: str = "bf16"
-    model_dtype: str = "bf16"  # of everything that is not quantised
-    quantized: str = "linear"  # which layers hold `weights`: linear (all but the head) | experts
+    model_dtype: str = "bf16"  # of everything that is not quantised: embedding, router, head
     max_num_seqs: int = 0  # per replica and attention-DP rank, 0: what the KV cache holds
     max_num_batched_tokens: int = 8192
     gpu_memory_utilization: float = 0.9
+    memory_fraction_of: str = (
+        "total"  # what the fraction counts: total: everything the engine takes; free: the cache alone
+    )
     prefix_hit_frac: float = 0.0
+    cuda_graphs: bool = True
 
     @property
     def stage_devices(self) -> int:

@@ -23,7 +23,7 @@ SOURCES = ("measured", "learned", "fitted", "borrowed", "analytic", "assumed")
 
 @dataclass(frozen=True, kw_only=True)
 class Estimate:
-    """A node: seconds [points] and dynamic joules [points] of all its calls together, what bounds it, where it comes from.
+    """A node: seconds, dynamic joules, FLOP and bytes [points] of all its calls, what bounds it, where it comes from.
 
     `limits` are the seconds each resource alone would need (leaves only). `error_frac` is the relative error (one
     standard deviation of the log); `family` groups nodes whose errors are the same error.
@@ -32,6 +32,8 @@ class Estimate:
     name: str
     time_s: Array
     energy_j: Array
+    flop: Array | float = 0.0
+    bytes: Array | float = 0.0
     family: str = ""
     count: float = 1.0
     source: str = "analytic"
@@ -80,7 +82,7 @@ def serial(name: str, parts: Iterable[Estimate]) -> Estimate:
     return Estimate(
         name=name,
         time_s=time_s,
-        energy_j=sum((part.energy_j for part in parts), np.zeros(1)),
+        **_totals(parts),
         source=weakest(part.source for part in parts),
         error_frac=composed_error(parts, float(np.mean(time_s))),
         parts=parts,
@@ -98,7 +100,7 @@ def overlap(name: str, parts: Iterable[Estimate]) -> Estimate:
     return Estimate(
         name=name,
         time_s=time_s,
-        energy_j=sum((part.energy_j for part in parts), np.zeros(1)),
+        **_totals(parts),
         source=longest.source,
         error_frac=longest.error_frac,
         parts=parts,
@@ -112,6 +114,8 @@ def repeat(part: Estimate, times: float) -> Estimate:
         part,
         time_s=part.time_s * times,
         energy_j=part.energy_j * times,
+        flop=part.flop * times,
+        bytes=part.bytes * times,
         count=part.count * times,
         limits={name: value * times for name, value in part.limits.items()},
         parts=tuple(repeat(child, times) for child in part.parts),
@@ -132,6 +136,14 @@ def composed_error(parts: Iterable[Estimate], total_s: float) -> float:
         for leaf in part.leaves():
             by_family[leaf.family] = by_family.get(leaf.family, 0.0) + float(np.mean(leaf.time_s)) * leaf.error_frac
     return float(np.sqrt(sum(seconds**2 for seconds in by_family.values())) / total_s)
+
+
+def _totals(parts: tuple[Estimate, ...]) -> dict[str, Any]:
+    return {
+        "energy_j": sum((part.energy_j for part in parts), np.zeros(1)),
+        "flop": sum(part.flop for part in parts),
+        "bytes": sum(part.bytes for part in parts),
+    }
 
 
 def _at(values: Array, point: int) -> float:

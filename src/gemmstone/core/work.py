@@ -23,6 +23,7 @@ class Op:
     read_bytes: Numbers = 0.0
     write_bytes: Numbers = 0.0
     wire_bytes: Numbers = 0.0
+    weight_bytes: Numbers = 0.0  # parameters that must lie in memory for it, read in this call or not
     dtype: str = "bf16"  # number format of the arithmetic: whose peak counts
     variant: str = (
         "bf16"  # kernel variant, which coefficients are looked up by: bf16, fp8, fp8-block, nvfp4, w4a16, ...

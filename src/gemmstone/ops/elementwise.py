@@ -8,7 +8,13 @@ from gemmstone.core.work import Op
 
 
 def elementwise(
-    name: str, *, read_elements: Numbers, write_elements: Numbers, dtype: str = "bf16", count: float = 1.0
+    name: str,
+    *,
+    read_elements: Numbers,
+    write_elements: Numbers,
+    dtype: str = "bf16",
+    count: float = 1.0,
+    weight_bytes: float = 0.0,
 ) -> Op:
     """A kernel that reads and writes so many elements and computes next to nothing with them."""
     element = dtypes.size(dtype)
@@ -18,6 +24,7 @@ def elementwise(
         flop=0.0,
         read_bytes=read_elements * element,
         write_bytes=write_elements * element,
+        weight_bytes=weight_bytes,
         count=count,
     )
 
@@ -39,9 +46,14 @@ def activation(name: str, *, tokens: Numbers, width: float, gated: bool, count: 
     )
 
 
-def embedding(name: str, *, tokens: Numbers, width: float) -> Op:
-    """Gathering one row of the embedding table a token. A gather, not a product with a one-hot matrix: no FLOP."""
-    return elementwise(name, read_elements=tokens * width, write_elements=tokens * width)
+def embedding(name: str, *, tokens: Numbers, width: float, rows: float) -> Op:
+    """Gathering one of `rows` rows of a table a token. A gather, not a product with a one-hot matrix: no FLOP."""
+    return elementwise(
+        name,
+        read_elements=tokens * width,
+        write_elements=tokens * width,
+        weight_bytes=rows * width * dtypes.size("bf16"),
+    )
 
 
 def sampling(name: str, *, sequences: Numbers, vocab: float) -> Op:

@@ -47,6 +47,7 @@ def gemm(
         flop=2.0 * m * n * k,
         read_bytes=m * k * dtypes.size(activations) + 1.0 * n * k * dtypes.size(weights),
         write_bytes=m * n * dtypes.size(output),
+        weight_bytes=1.0 * n * k * dtypes.size(weights),
         dtype=activations,
         variant=kernel_variant(weights, activations),
         count=count,

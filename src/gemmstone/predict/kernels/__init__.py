@@ -2,3 +2,17 @@
 
 Each form is `form(op, rates, coefficients) -> KernelTime`; the same function is fitted by calibrate and used by predict.
 """
+
+from gemmstone.predict.kernels.attention import attention_decode, attention_prefill
+from gemmstone.predict.kernels.gemm import gemm
+from gemmstone.predict.kernels.latent import latent_decode, latent_prefill
+
+# kind of operation -> its form
+FORMS = {
+    "gemm": gemm,
+    "batched_gemm": gemm,
+    "attention_prefill": attention_prefill,
+    "attention_decode": attention_decode,
+    "latent_prefill": latent_prefill,
+    "latent_decode": latent_decode,
+}

@@ -1,0 +1,78 @@
+"""Choosing which fits price an operation: the engine's own kernels first, then other engines', then wider variants."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import NamedTuple
+
+from gemmstone.core.calibration import Fit
+from gemmstone.core.errors import BadRequest
+from gemmstone.predict.borrowing import Lender, Scale
+
+# Kernel variants that stand in for one without a fit, nearest first.
+STAND_INS: dict[str, tuple[str, ...]] = {
+    "fp8": ("fp8-block", "int8", "bf16"),
+    "fp8-block": ("fp8", "bf16"),
+    "int8": ("fp8", "bf16"),
+    "nvfp4": ("mxfp4", "fp8", "bf16"),
+    "mxfp4": ("nvfp4", "w4a16", "fp8", "bf16"),
+    "w4a16": ("w8a16", "bf16"),
+    "w8a16": ("w4a16", "bf16"),
+    "fp32": ("bf16",),
+    "tf32": ("bf16",),
+}
+# Whose kernels an engine shares when the tables have none of its own; generic takes whichever is measured, in this order.
+KERNELS_OF: dict[str, tuple[str, ...]] = {
+    "vllm": ("vllm", "sglang", "trtllm"),
+    "sglang": ("sglang", "vllm", "trtllm"),
+    "trtllm": ("trtllm", "vllm", "sglang"),
+}
+GENERIC = ("vllm", "trtllm", "sglang")
+STAND_IN_ERROR = (
+    0.15  # added (in quadrature) when another variant's coefficients stand in; see docs/physics/borrowing.md
+)
+
+
+class Candidates(NamedTuple):
+    """Coefficients of the kernels that could run an operation (the fastest counts), and how far to trust them."""
+
+    coefficients: tuple[Mapping[str, float], ...]
+    scale: Scale
+    source: str
+    error_frac: float
+
+
+def candidates(lent: Lender, family: str, variant: str, engine: str, launch_factor: float = 1.0) -> Candidates:
+    """The fits for an operation family and kernel variant, best match first; BadRequest when nothing comes close.
+
+    launch_factor multiplies t0, the part of a call that is not its work. Tables measured without CUDA graphs carry a
+    host_floor; where graphs replay the kernels it is left out, and the host's own term counts launches elsewhere.
+    """
+    for stand_in in (variant, *STAND_INS.get(variant, ("bf16",))):
+        for owner in (*KERNELS_OF.get(engine, GENERIC), ""):
+            fits = tuple(
+                fit
+                for fit in lent.fits
+                if fit.family == family and fit.variant == stand_in and owner in ("", fit.engine)
+            )
+            if fits:
+                error = max(fit.error_frac for fit in fits) ** 2 + lent.error_frac**2
+                if stand_in != variant:
+                    error += STAND_IN_ERROR**2
+                source = "borrowed" if lent.borrowed or stand_in != variant else "fitted"
+                return Candidates(
+                    tuple(_in_a_graph(fit, launch_factor * lent.scale.launch) for fit in fits),
+                    lent.scale,
+                    source,
+                    error**0.5,
+                )
+    raise BadRequest(f"no coefficients for {family} in {variant} on {lent.device}: use --fidelity limit")
+
+
+def _in_a_graph(fit: Fit, launch_factor: float) -> Mapping[str, float]:
+    adjusted = dict(fit.coefficients)
+    if "t0" in adjusted:
+        adjusted["t0"] *= launch_factor
+    if "host_floor" in adjusted:
+        adjusted["host_floor"] = 0.0
+    return adjusted

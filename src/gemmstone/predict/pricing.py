@@ -1,0 +1,124 @@
+"""What an operation costs on a cluster: coefficients looked up once, then any number of operations and operating points.
+
+Fidelity `limit` divides work by datasheet peaks. `calibrated` uses the kernel forms with fitted coefficients. A device
+without measurements borrows the coefficients of its nearest relative together with its own datasheet rates, and its
+error band widens by what such a transfer was measured to cost.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from gemmstone.core import dtypes
+from gemmstone.core.calibration import EngineFit, KernelTime, Rates
+from gemmstone.core.errors import BadRequest
+from gemmstone.core.estimate import Estimate
+from gemmstone.core.hardware import Cluster
+from gemmstone.core.work import Op
+from gemmstone.predict.borrowing import Lender, lender
+from gemmstone.predict.coefficients import Candidates, candidates
+from gemmstone.predict.kernels import FORMS
+from gemmstone.predict.power import dynamic_energy_j
+
+COLLECTIVES = ("all_reduce", "all_gather", "reduce_scatter", "all_to_all", "send_recv")
+
+
+@dataclass(kw_only=True)
+class Pricing:
+    """Prices operations for one cluster, engine and fidelity. Caches what it looked up; otherwise without state."""
+
+    cluster: Cluster
+    engine: str
+    fidelity: str = "calibrated"
+    engine_fit: EngineFit = EngineFit()
+    _candidates: dict[tuple[str, str], Candidates] = field(default_factory=dict)
+    _lender: Lender | None = None
+
+    def price(self, op: Op) -> Estimate:
+        """Seconds and dynamic joules of all `op.count` calls, zero at operating points where there is nothing to do."""
+        if self.fidelity == "limit":
+            timed, source, error = self._roofline(op), "analytic", 0.0
+        else:
+            timed, source, error = self._calibrated(op)
+        active = np.asarray(op.write_bytes, dtype=float) > 0
+        time_s = np.where(active, timed.time_s, 0.0) * op.count
+        limits = {
+            "compute": timed.compute_s,
+            "memory": timed.memory_s,
+            "network": timed.network_s,
+            "launch": timed.launch_s,
+        }
+        return Estimate(
+            name=op.name,
+            time_s=time_s,
+            energy_j=dynamic_energy_j(op, self.cluster.device, self.peak_flop_per_s(op.dtype)) * active,
+            flop=np.asarray(op.flop, dtype=float) * active * op.count,
+            bytes=np.asarray(op.bytes, dtype=float) * active * op.count,
+            family=op.kind,
+            count=op.count,
+            source=source,
+            error_frac=error,
+            limits=limits,
+        )
+
+    def peak_flop_per_s(self, dtype: str) -> float:
+        """Dense peak of the first format that can carry out this arithmetic on the device."""
+        peaks = self.cluster.device.peak_flop_per_s
+        for candidate in dtypes.compute_formats(dtype):
+            if candidate in peaks:
+                return peaks[candidate]
+        raise BadRequest(
+            f"no peak rate is known for {dtype} on {self.cluster.device.slug}: "
+            f"give one with --set compute.peak.{dtype}=...; known are {', '.join(sorted(peaks))}"
+        )
+
+    def rates(self, op: Op) -> Rates:
+        """The rates this operation's form divides by: of the lending device's shape, but this device's datasheet."""
+        device = self.cluster.device
+        link = self.cluster.link(int(op.shape["ranks"])) if op.kind in COLLECTIVES else None
+        if op.kind in COLLECTIVES and link is None:
+            raise BadRequest(
+                f"no link is known that joins {int(op.shape['ranks'])} {device.slug}: "
+                "choose a smaller group or give one with --set link.scale_up.bandwidth=..."
+            )
+        return Rates(
+            flop_per_s=self.peak_flop_per_s(op.dtype),
+            bytes_per_s=device.memory_bandwidth_bytes_per_s,
+            link_bytes_per_s=link.bandwidth_bytes_per_s if link else 0.0,
+            link_latency_s=link.latency_s if link else 0.0,
+            compute_units=float(device.compute_units),
+        )
+
+    def _roofline(self, op: Op) -> KernelTime:
+        rates = self.rates(op)
+        compute_s = np.asarray(op.flop, dtype=float) / rates.flop_per_s
+        if op.kind in COLLECTIVES:
+            network_s = np.asarray(op.wire_bytes, dtype=float) / rates.link_bytes_per_s
+            return KernelTime(network_s, network_s=network_s)
+        memory_s = np.asarray(op.bytes, dtype=float) / rates.bytes_per_s
+        return KernelTime(np.maximum(compute_s, memory_s), compute_s, memory_s)
+
+    def _calibrated(self, op: Op) -> tuple[KernelTime, str, float]:
+        found = self._lookup(op)
+        rates = found.scale.apply(self.rates(op))
+        form = FORMS[op.kind]
+        timed = form(op, rates, found.coefficients[0])
+        for coefficients in found.coefficients[1:]:  # an engine takes the faster kernel for each shape
+            other = form(op, rates, coefficients)
+            timed = timed._replace(time_s=np.minimum(timed.time_s, other.time_s))
+        if op.kind in COLLECTIVES:
+            timed = timed._replace(time_s=timed.time_s * self.engine_fit.communication_factor)
+        return timed, found.source, found.error_frac
+
+    def _lookup(self, op: Op) -> Candidates:
+        key = (op.kind, op.variant)
+        found = self._candidates.get(key)
+        if found is None:
+            if self._lender is None:
+                self._lender = lender(self.cluster.device)
+            launch = 1.0 if op.kind in COLLECTIVES else self.engine_fit.launch_factor
+            found = candidates(self._lender, op.kind, op.variant, self.engine, launch)
+            self._candidates[key] = found
+        return found

@@ -1,0 +1,74 @@
+"""How long a step takes: the operations of a step priced on the devices, plus the engine's own time on the host.
+
+    step = max(device, launches) + host
+    host = step_s + per_sequence_s * sequences + per_prefill_token_s * prefill tokens
+
+With CUDA graphs there is one launch a step; without, every kernel call costs the host launch_s and an eager engine on a
+small model waits for the host, not for the device. The host coefficients are what is left exposed after overlap, fitted
+per engine.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from gemmstone.core.calibration import EngineFit
+from gemmstone.core.deployment import Array, Deployment, Step
+from gemmstone.core.estimate import Estimate, overlap, repeat, serial
+from gemmstone.core.model import Model
+from gemmstone.graph.build import OpGroup, build
+from gemmstone.predict.pricing import Pricing
+
+HOST_ERROR = 0.4  # host coefficients vary by this between folds of the fit
+
+
+@dataclass(frozen=True, kw_only=True)
+class StepTimer:
+    """Times steps of one deployment: call `estimate` for the tree, `seconds` for the numbers alone."""
+
+    model: Model
+    deployment: Deployment
+    pricing: Pricing
+    host: EngineFit = EngineFit()
+
+    def estimate(self, step: Step) -> Estimate:
+        """The tree of one step, arrays over the operating points of `step`."""
+        groups = build(self.model, self.deployment, step)
+        device = serial("device", [self._group(group) for group in groups])
+        if self.pricing.fidelity == "limit":
+            return serial("step", [device])
+        execution = [device]
+        if self.host.launch_s and not self.deployment.cuda_graphs:
+            calls = sum(op.count * group.count for group in groups for op in group.ops)
+            execution.append(self._host("launches", np.full_like(device.time_s, calls * self.host.launch_s)))
+        sequences = self.deployment.attention_dp * (np.asarray(step.decode_seqs, dtype=float) + step.prefill_seqs)
+        prefill_tokens = self.deployment.attention_dp * np.asarray(step.prefill_seqs * step.prefill_tokens, dtype=float)
+        host_s = (
+            self.host.step_s
+            + self.host.per_sequence_s * sequences
+            + self.host.per_prefill_token_s * prefill_tokens
+            + np.zeros_like(device.time_s)
+        )
+        return serial("step", [overlap("execution", execution), self._host("host", host_s)])
+
+    def seconds(self, step: Step) -> Array:
+        """Seconds of a step at every operating point."""
+        return self.estimate(step).time_s
+
+    def _group(self, group: OpGroup) -> Estimate:
+        leaves = [self.pricing.price(op) for op in group.ops]
+        name = group.name if group.count == 1 else f"{group.name} x {group.count:g}"
+        return serial(name, [repeat(leaf, group.count) for leaf in leaves])
+
+    def _host(self, name: str, seconds: Array) -> Estimate:
+        return Estimate(
+            name=name,
+            time_s=seconds,
+            energy_j=np.zeros_like(seconds),
+            family="host",
+            source="fitted",
+            error_frac=HOST_ERROR,
+            limits={"host": seconds},
+        )

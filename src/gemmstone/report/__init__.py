@@ -1,0 +1,1 @@
+"""Results as terminal tables, HTML pages, JSON and CSV."""

@@ -1,0 +1,160 @@
+"""From what a deployment does to the contract's metrics, each an array over loads with an 80% band.
+
+Bands: the relative error of the step tree and that of the engine's formulas, independent, as a log-normal.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+
+from gemmstone.core.deployment import Array, Workload
+from gemmstone.core.errors import NoAnswer
+from gemmstone.graph.parameters import count
+from gemmstone.predict.economics import JOULES_PER_KWH, SECONDS_PER_HOUR, Economics, power_w
+from gemmstone.simulate.steady import Lengths, Steady, closed_loop, lengths, slots, static_batch
+from gemmstone.simulate.system import System
+
+Z80 = 1.2816  # half width of the central 80% of a normal distribution, in standard deviations
+OFFLINE_MAX_SEQS = 2048.0  # requests in flight beyond which no engine gains throughput (FINDINGS section 3)
+RATE_GRID = 24
+
+
+@dataclass(frozen=True, kw_only=True)
+class Metric:
+    """Values and their 80% band [loads]."""
+
+    value: Array
+    low: Array
+    high: Array
+
+
+@dataclass(frozen=True, kw_only=True)
+class Answer:
+    """Metrics by the contract's names [loads], with the formulas' result they come from."""
+
+    metrics: Mapping[str, Metric]
+    steady: Steady
+    system: System
+    workload: Workload
+
+
+def answer(system: System, workload: Workload, economics: Economics, loads: Array | None = None) -> Answer:
+    """The metrics of a system under a workload; with `loads` at each of these instead of the workload's own.
+
+    Loads are of the whole system. Raises NoAnswer for a rate the system cannot sustain.
+    """
+    run = system.deployment
+    ranks = run.data_parallel * run.attention_dp
+    requested = np.atleast_1d(np.asarray(workload.load if loads is None else loads, dtype=float))
+    size = lengths(workload, run.prefix_hit_frac)
+    if workload.mode == "batch":
+        steady = static_batch(system.timer, system.memory.kv_capacity_tokens, workload, requested / ranks)
+    elif workload.mode == "offline":
+        most = min(slots(run, system.memory.kv_capacity_tokens, size), OFFLINE_MAX_SEQS)
+        steady = _closed(system, workload, np.array([most]))
+    elif workload.mode == "rate":
+        steady = _open_loop(system, workload, requested / ranks, size)
+    else:
+        steady = _closed(system, workload, requested / ranks)
+    return Answer(metrics=_metrics(system, steady, size, economics), steady=steady, system=system, workload=workload)
+
+
+def _closed(system: System, workload: Workload, per_rank: Array) -> Steady:
+    first = system.engine.scheduler == "prefill-first"
+    return closed_loop(system.timer, system.memory.kv_capacity_tokens, workload, per_rank, prefill_first=first)
+
+
+def _open_loop(system: System, workload: Workload, rates: Array, size: Lengths) -> Steady:
+    """Poisson arrivals: the number in flight at which the closed loop delivers the rate, plus the wait for a slot.
+
+    Little's law joins rate and number in flight. Raises NoAnswer above the largest rate the closed loop delivers.
+    """
+    most = max(1.0, min(slots(system.deployment, system.memory.kv_capacity_tokens, size), OFFLINE_MAX_SEQS))
+    grid = np.geomspace(1e-3, most, RATE_GRID)
+    sweep = _closed(system, workload, grid)
+    delivered = np.maximum.accumulate(sweep.requests_per_s / system.deployment.attention_dp)
+    if float(np.max(rates)) >= float(delivered[-1]):
+        ranks = system.deployment.data_parallel * system.deployment.attention_dp
+        raise NoAnswer(
+            f"{float(np.max(rates)) * ranks:.4g} requests/s cannot be sustained: this deployment saturates near "
+            f"{float(delivered[-1]) * ranks:.4g} requests/s; lower the rate or add replicas"
+        )
+    in_flight = np.exp(np.interp(rates, delivered, np.log(grid)))
+    return _closed(system, workload, in_flight)
+
+
+def _metrics(system: System, steady: Steady, size: Lengths, economics: Economics) -> dict[str, Metric]:
+    run, device = system.deployment, system.cluster.device
+    devices = float(run.num_devices)
+    requests = steady.requests_per_s * run.data_parallel
+    output = requests * size.output
+    total = requests * (size.output + size.prompt)
+    tree_error = steady.tree.error_frac
+    errors = {
+        "tpot": float(np.hypot(tree_error, system.timer.host.tpot_error_frac)),
+        "ttft": float(np.hypot(tree_error, system.timer.host.ttft_error_frac)),
+    }
+    values: dict[str, tuple[Array, float]] = {
+        "ttft_s": (steady.ttft_s, errors["ttft"]),
+        "tpot_s": (steady.tpot_s, errors["tpot"]),
+        "e2e_s": (steady.e2e_s, errors["tpot"]),
+        "output_tokens_per_s": (output, errors["tpot"]),
+        "total_tokens_per_s": (total, errors["tpot"]),
+        "requests_per_s": (requests, errors["tpot"]),
+        "output_tokens_per_s_per_device": (output / devices, errors["tpot"]),
+        "output_tokens_per_s_per_user": (1.0 / steady.tpot_s, errors["tpot"]),
+        "achieved_concurrency": (requests * steady.e2e_s, errors["tpot"]),
+        "memory_bytes_per_device": (_memory_bytes(system, steady, size), 0.05),
+        "kv_capacity_tokens": (np.full_like(requests, system.kv_capacity_tokens), 0.05),
+    }
+    watts = power_w(
+        device, _dynamic_w(steady, size, requests / (run.data_parallel * run.attention_dp), run.pipeline_parallel)
+    )
+    if watts is not None:
+        joules = watts * devices / output * economics.energy_factor
+        values["power_w_per_device"] = (watts, POWER_ERROR)
+        values["energy_j_per_output_token"] = (joules, float(np.hypot(POWER_ERROR, errors["tpot"])))
+        if economics.g_co2_per_kwh is not None:
+            grams = joules / JOULES_PER_KWH * economics.g_co2_per_kwh * 1e6
+            values["gco2_per_million_output_tokens"] = (grams, float(np.hypot(POWER_ERROR, errors["tpot"])))
+    if economics.usd_per_device_hour is not None:
+        usd = economics.usd_per_device_hour * devices / SECONDS_PER_HOUR / output * 1e6
+        values["usd_per_million_output_tokens"] = (usd, errors["tpot"])
+    active = count(system.model).active
+    peak = system.timer.pricing.peak_flop_per_s(run.activations)
+    values["mfu_frac"] = (2.0 * active * total / (devices * peak), errors["tpot"])
+    decode_bytes = np.split(np.asarray(steady.tree.bytes, dtype=float), 3)[0] / run.pipeline_parallel
+    values["mbu_frac"] = (
+        decode_bytes
+        * run.pipeline_parallel
+        / steady.decode_s
+        / device.memory_bandwidth_bytes_per_s
+        / run.pipeline_parallel,
+        errors["tpot"],
+    )
+    return {name: _metric(np.asarray(value, dtype=float), error) for name, (value, error) in values.items()}
+
+
+POWER_ERROR = 0.25  # of the assumed power model
+
+
+def _metric(value: Array, error: float) -> Metric:
+    spread = float(np.exp(Z80 * error))
+    return Metric(value=value, low=value / spread, high=value * spread)
+
+
+def _memory_bytes(system: System, steady: Steady, size: Lengths) -> Array:
+    cached = np.minimum(steady.running * (size.prompt + size.output / 2.0), system.memory.kv_capacity_tokens)
+    return np.asarray(system.memory.tree.bytes + cached * system.memory.kv_bytes_per_token, dtype=float)
+
+
+def _dynamic_w(steady: Steady, size: Lengths, requests_per_s: Array, stages: int) -> Array:
+    """Dynamic power of one device: the energy of a request's decode and prompt steps times requests/s of its rank."""
+    decode_j, mixed_j, _ = np.split(steady.tree.energy_j, 3)
+    per_request = size.output * decode_j / np.maximum(steady.running / stages, 1e-9) + np.maximum(
+        mixed_j - decode_j, 0.0
+    )
+    return np.asarray(per_request * requests_per_s / stages, dtype=float)

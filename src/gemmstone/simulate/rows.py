@@ -1,0 +1,103 @@
+"""A case as a row of texts, as in a CSV file, made into a Scenario."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+
+from gemmstone.core import units
+from gemmstone.core.deployment import Workload
+from gemmstone.core.errors import BadRequest
+from gemmstone.predict.deploy import Choice
+from gemmstone.simulate.scenario import Scenario, check_workload
+
+MAX_DEGREE = 100_000
+# Columns of the contract whose meaning is not built yet: a row that fills them is refused rather than misread.
+NOT_YET = (
+    "spec_tokens",
+    "spec_accept",
+    "prefill",
+    "decode",
+    "prefill_max_num_seqs",
+    "decode_max_num_seqs",
+    "power_cap_w",
+)
+
+
+def scenario(row: Mapping[str, str], fidelity: str = "calibrated") -> Scenario:
+    """The Scenario of a row with the contract's column names; BadRequest names the column that is wrong."""
+    for column in NOT_YET:
+        if row.get(column, "").strip():
+            raise BadRequest(f"column {column} asks for something that is not modelled yet")
+    mode = row.get("mode", "").strip() or "concurrency"
+    load = 1.0 if mode == "offline" else _number(row, "load", 1.0)
+    workload = Workload(
+        input_tokens=_number(row, "input_tokens", 1024.0),
+        output_tokens=_number(row, "output_tokens", 128.0),
+        length_spread=_number(row, "length_spread", 0.0),
+        mode=mode,
+        load=load,
+        requests_per_slot=_number(row, "requests_per_slot", 0.0),
+    )
+    check_workload(workload)
+    choice = Choice(
+        tensor_parallel=_count(row, "tp"),
+        pipeline_parallel=_count(row, "pp"),
+        data_parallel=_count(row, "dp"),
+        expert_parallel=_count(row, "ep"),
+        attention_dp=_count(row, "attention_dp"),
+        weights=_word(row, "weights"),
+        activations=_word(row, "activations"),
+        kv_cache=_word(row, "kv"),
+        max_num_seqs=_count(row, "max_num_seqs"),
+        max_num_batched_tokens=_count(row, "max_num_batched_tokens", most=10_000_000),
+        prefix_hit_frac=fraction(_number(row, "prefix_hit", 0.0), "prefix_hit"),
+        engine_version=row.get("engine_version", "").strip()[:60],
+    )
+    return Scenario(
+        model=_required(row, "model"),
+        hardware=_required(row, "hardware"),
+        num_devices=_count(row, "num_devices") or 1,
+        engine=_word(row, "engine") or "generic",
+        choice=choice,
+        workload=workload,
+        fidelity=fidelity,
+    )
+
+
+def fraction(value: float, name: str) -> float:
+    """`value` when it lies in [0, 1)."""
+    if not 0 <= value < 1:
+        raise BadRequest(f"{name} must be at least 0 and below 1, not {value:g}")
+    return value
+
+
+def _required(row: Mapping[str, str], column: str) -> str:
+    value = row.get(column, "").strip()
+    if not value:
+        raise BadRequest(f"column {column} is empty")
+    return value
+
+
+def _word(row: Mapping[str, str], column: str) -> str | None:
+    return row.get(column, "").strip() or None
+
+
+def _number(row: Mapping[str, str], column: str, default: float) -> float:
+    text = row.get(column, "").strip()
+    if not text:
+        return default
+    try:
+        return units.parse(text, "count")
+    except BadRequest:
+        raise BadRequest(f"column {column} must be a finite number, not {text[:40]!r}") from None
+
+
+def _count(row: Mapping[str, str], column: str, most: int = MAX_DEGREE) -> int | None:
+    text = row.get(column, "").strip()
+    if not text:
+        return None
+    value = _number(row, column, math.nan)
+    if value != int(value) or not 1 <= value <= most:
+        raise BadRequest(f"column {column} must be a whole number from 1 to {most}, not {text[:40]!r}")
+    return int(value)

@@ -1,0 +1,212 @@
+"""Serving in formulas: continuous batching with chunked prefill, a static batch, offline throughput, open loop.
+
+One call answers any number of loads for one deployment. Times are of one replica; n is the number of requests in flight
+on one attention-DP rank of it.
+
+Continuous batching. While a request generates its O tokens, the other n - 1 slots each start one new request, whose
+prompt delays everybody by `extra`: the time of the steps that carry it less that of the decode steps they replace.
+
+    tpot = decode(n) + (n - 1) extra / O
+
+A new request waits for the running step, for the prompts before it (a closed network with one server, the prefill, and
+O decode steps of thinking: Schweitzer's approximation of mean value analysis has a closed form there), then for the
+steps that carry its own prompt. In a benchmark that starts all slots at once the first of N requests a slot meets n
+prompts in front of it instead. More requests than the cache holds wait for a slot: Little's law.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+
+from gemmstone.core.deployment import Array, Deployment, Step, Workload
+from gemmstone.core.estimate import Estimate
+from gemmstone.predict.step import StepTimer
+
+RESIDENT_OUTPUT_FRAC = (
+    0.6  # of its output a request holds in the cache on average when room is scarce (FINDINGS: trap 9)
+)
+
+
+class Lengths(NamedTuple):
+    """Mean tokens of a request: prompt tokens to compute, prompt tokens found in the prefix cache, generated tokens."""
+
+    new: float
+    cached: float
+    output: float
+
+    @property
+    def prompt(self) -> float:
+        """The whole prompt."""
+        return self.new + self.cached
+
+
+class Points(NamedTuple):
+    """Seconds of the three kinds of step at each load [n], how many prompt steps a request needs, and the trees."""
+
+    running: Array
+    decode_s: Array
+    mixed_s: Array
+    wave_s: Array
+    wave_steps: Array
+    prompts_per_step: Array
+    chunks: float
+    tree: Estimate
+
+
+@dataclass(frozen=True, kw_only=True)
+class Steady:
+    """What a deployment does at each load: seconds, and requests/s of one replica [loads]."""
+
+    running: Array  # requests in flight that hold a slot, per attention-DP rank
+    waiting: Array  # requests that wait for one
+    ttft_s: Array
+    tpot_s: Array
+    e2e_s: Array
+    requests_per_s: Array
+    decode_s: Array
+    mixed_s: Array
+    prefill_share: Array  # of the time that steps with prompts take more than decode steps
+    tree: Estimate  # points: decode steps, mixed steps, first-wave steps, each at every load
+    loads: int
+
+
+def lengths(workload: Workload, prefix_hit_frac: float) -> Lengths:
+    """Mean lengths of a workload; at least one prompt token is always computed."""
+    prompt = workload.mean_input_tokens
+    cached = min(prompt * prefix_hit_frac, prompt - 1.0) if prompt > 1 else 0.0
+    return Lengths(prompt - cached, max(0.0, cached), workload.mean_output_tokens)
+
+
+def slots(deployment: Deployment, kv_capacity_tokens: float, size: Lengths) -> float:
+    """Requests one attention-DP rank can run at once: what the cache holds, or max_num_seqs when that is less."""
+    held = kv_capacity_tokens / (size.prompt + RESIDENT_OUTPUT_FRAC * size.output)
+    if deployment.max_num_seqs:
+        held = min(held, float(deployment.max_num_seqs))
+    return held
+
+
+def closed_loop(
+    timer: StepTimer, kv_capacity_tokens: float, workload: Workload, in_flight: Array, *, prefill_first: bool = False
+) -> Steady:
+    """`in_flight` requests per attention-DP rank [loads], each slot refilled at once."""
+    size = lengths(workload, timer.deployment.prefix_hit_frac)
+    room = slots(timer.deployment, kv_capacity_tokens, size)
+    in_flight = np.asarray(in_flight, dtype=float)
+    running = np.minimum(in_flight, max(room, 1e-9))
+    points = _points(timer, size, running, prefill_first)
+
+    extra_s = _extra(points, prefill_first)
+    others = np.maximum(running - 1.0, 0.0)
+    tpot_s = points.decode_s + others * extra_s / size.output
+    stages = timer.deployment.pipeline_parallel
+    per_request_s = (size.output * points.decode_s / np.maximum(running, 1.0) + extra_s) / stages
+    capacity = 1.0 / per_request_s
+    own_s = points.chunks * points.mixed_s
+    queue_s = _prefill_queue(points, extra_s, others, size.output)
+    start_s = 0.5 * points.decode_s + queue_s + own_s
+    first_s = _first_wave(points, workload)
+    slot_wait_s = np.maximum(in_flight - running, 0.0) / capacity
+    if workload.requests_per_slot:
+        share = 1.0 / workload.requests_per_slot
+        start_s = share * np.maximum(first_s, own_s) + (1.0 - share) * start_s
+        slot_wait_s = slot_wait_s * (1.0 - 0.5 * share)
+    host = timer.host
+    ttft_s = start_s + slot_wait_s + host.request_s + host.first_token_steps * tpot_s
+    e2e_s = ttft_s + (size.output - 1.0) * tpot_s
+    requests_per_s = np.minimum(in_flight / e2e_s, capacity)
+    return Steady(
+        running=running,
+        waiting=in_flight - running,
+        ttft_s=ttft_s,
+        tpot_s=tpot_s,
+        e2e_s=e2e_s,
+        requests_per_s=requests_per_s * timer.deployment.attention_dp,
+        decode_s=points.decode_s,
+        mixed_s=points.mixed_s,
+        prefill_share=extra_s / (per_request_s * stages),
+        tree=points.tree,
+        loads=len(in_flight),
+    )
+
+
+def static_batch(timer: StepTimer, kv_capacity_tokens: float, workload: Workload, batch: Array) -> Steady:
+    """One batch per attention-DP rank [loads]: all prompts, then all tokens, in rounds when the cache is too small."""
+    size = lengths(workload, timer.deployment.prefix_hit_frac)
+    batch = np.asarray(batch, dtype=float)
+    room = max(slots(timer.deployment, kv_capacity_tokens, size), 1.0)
+    rounds = np.maximum(1.0, batch / room)
+    running = batch / rounds
+    points = _points(timer, size, running, prefill_first=True)
+    prompts_s = points.wave_s * points.wave_steps
+    ttft_s = prompts_s + timer.host.request_s
+    generate_s = np.maximum(size.output - 1.0, 0.0) * points.decode_s
+    total_s = rounds * (prompts_s + generate_s) + timer.host.request_s
+    return Steady(
+        running=running,
+        waiting=batch - running,
+        ttft_s=ttft_s,
+        tpot_s=points.decode_s,
+        e2e_s=total_s,
+        requests_per_s=batch / total_s * timer.deployment.attention_dp,
+        decode_s=points.decode_s,
+        mixed_s=points.mixed_s,
+        prefill_share=prompts_s / (prompts_s + generate_s),
+        tree=points.tree,
+        loads=len(batch),
+    )
+
+
+def _points(timer: StepTimer, size: Lengths, running: Array, prefill_first: bool) -> Points:
+    """Decode steps, steps that carry a new prompt, and full steps of the first wave, all in one pass."""
+    run = timer.deployment
+    stages = run.pipeline_parallel
+    share = np.maximum(running / stages, np.minimum(running, 1.0))  # one micro-batch a stage
+    context = size.prompt + size.output / 2.0
+    budget = float(run.max_num_batched_tokens)
+    riding = 0.0 if prefill_first else 1.0
+    room = max(budget - float(np.max(share)) * riding, 0.25 * budget)
+    chunks = max(1.0, np.ceil(size.new / room))
+    chunk = size.new / chunks
+    past = size.cached + (chunks - 1.0) / 2.0 * chunk
+    together = np.clip(share / size.output, 1.0, np.maximum(1.0, room / chunk))
+    wave_tokens = np.minimum(share * size.new, budget)
+    wave_steps = np.maximum(1.0, share * size.new / budget)
+    wave_seqs = np.maximum(1.0, wave_tokens / size.new)
+    zeros = np.zeros_like(share)
+    others = np.maximum(share - 1.0, 0.0) * riding
+    step = Step(
+        prefill_seqs=np.concatenate([zeros, together, wave_seqs]),
+        prefill_tokens=np.concatenate([zeros, zeros + chunk, wave_tokens / wave_seqs]),
+        prefill_past=np.concatenate([zeros, zeros + past, zeros + past]),
+        decode_seqs=np.concatenate([share, others, others / 2.0]),
+        decode_context=np.concatenate([zeros + context, zeros + context, zeros + size.prompt]),
+        sampled_seqs=np.concatenate([share, together + others, wave_seqs + others / 2.0]),
+    )
+    tree = timer.estimate(step)
+    decode_s, mixed_s, wave_s = np.split(tree.time_s, 3)
+    return Points(running, decode_s, mixed_s, wave_s, wave_steps, together, float(chunks), tree)
+
+
+def _extra(points: Points, prefill_first: bool) -> Array:
+    """Seconds by which one request's prompt delays the decoding of the others."""
+    replaced = 0.0 if prefill_first else points.decode_s
+    return points.chunks * np.maximum(points.mixed_s - replaced, 0.0) / points.prompts_per_step
+
+
+def _prefill_queue(points: Points, extra_s: Array, others: Array, output: float) -> Array:
+    """Mean wait behind other prompts: one server of `extra` seconds, `others` + 1 customers that think for O decode steps.
+
+    Schweitzer: R = S (1 + others R / (R + Z)), solved for R; half of the queueing part for service times that hardly vary.
+    """
+    think_s = output * points.decode_s
+    b = think_s - extra_s - extra_s * others
+    residence_s = (-b + np.sqrt(b * b + 4.0 * extra_s * think_s)) / 2.0
+    return 0.5 * np.maximum(residence_s - extra_s, 0.0)
+
+
+def _first_wave(points: Points, workload: Workload) -> Array:
+    """Mean wait of requests that all arrive at once: prompts are computed in order, step after full step."""
+    return points.wave_s * np.where(points.wave_steps > 1.0, (points.wave_steps + 1.0) / 2.0, 1.0)
