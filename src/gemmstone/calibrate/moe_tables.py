@@ -1,0 +1,172 @@
+"""Reading the table of grouped expert products: moe/moe.
+
+`num_tokens` counts the tokens of the whole expert-parallel group and the time is that of its busiest rank. How many rows
+and experts that rank gets is not in the table but follows from how its rows were made (aiconfigurator,
+github.com/ai-dynamo/aiconfigurator, collector/helper.py, Apache-2.0): "balanced" deals the experts out in turn; "power_law_A"
+draws each expert's load from a density ~ x^-A between 1 and 0.8 tokens (0.01 and 2 when there are fewer rows than
+experts), scales the loads to the number of rows and puts the fullest rank first. The same draws are repeated here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import replace
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+
+from gemmstone.calibrate import tables
+from gemmstone.calibrate.fit import Coefficient, FitSpec, Sample, group_ids, spread
+from gemmstone.core.deployment import Array
+from gemmstone.ops import moe
+from gemmstone.predict.kernels.grouped_gemm import grouped_gemm
+
+if TYPE_CHECKING:
+    import polars as pl
+
+# moe_dtype -> stored format of the weights, format of the products
+FORMATS = {
+    "bfloat16": ("bf16", "bf16"),
+    "fp8": ("fp8", "fp8"),
+    "fp8_block": ("fp8-block", "fp8-block"),
+    "nvfp4": ("nvfp4", "nvfp4"),
+    "int4_wo": ("int4", "bf16"),
+    "w4a16_mxfp4": ("mxfp4", "bf16"),
+    "w4a8_mxfp4_mxfp8": ("mxfp4", "fp8"),
+}
+SKEWS = {"balanced": 0.0, "power_law_1.01": 1.01, "power_law_1.2": 1.2}
+NOT_GATED = (
+    "nongated"  # kernels of models without a gate (two matrices); other coefficients, never offered to gated ones
+)
+MIN_COVERAGE = 0.25  # of the rows of the best covered kernel of a format: below, a kernel is for special shapes only
+MIN_SHAPES = 3
+MAX_ROWS = 20000  # kept per kernel, the same number from every shape
+DRAWS = 48
+SEED = 7
+
+COEFFICIENTS = {
+    "ec": Coefficient(0.6, 0.05, 1.0),
+    "eb": Coefficient(0.85, 0.1, 1.0),
+    "tile": Coefficient(32.0, 0.1, 512.0),
+    "tk": Coefficient(1e-9, 1e-12, 2e-8),
+    "t0": Coefficient(1.5e-5, 1e-6, 3e-4),
+    "ce": Coefficient(1e-7, 1e-10, 1e-5),
+    "ca": Coefficient(2.0, 0.01, 100.0),
+    "ct": Coefficient(2.0, 0.01, 100.0),
+    "cg": Coefficient(0.1, 0.001, 30.0),
+    "p": Coefficient(1.5, 1.0, 8.0),
+}
+
+
+class Load(NamedTuple):
+    """What the busiest rank of an expert-parallel group gets, mean over draws."""
+
+    rows: float
+    touched: float
+
+
+def read(directory: Path, devices: Iterable[str] | None = None) -> list[Sample]:
+    """Grouped products of every (device, engine, format, kernel), balanced and skewed routing together."""
+    samples = []
+    gated = (replace(table, rows=_usable(table.rows)) for table in tables.load(directory, "moe", "moe", devices))
+    for table in tables.newest((table for table in gated if table.rows.height), ("moe_dtype",)):
+        for dtype, kernel, rows in _kernels(table.rows):
+            sample = _sample(table, dtype, kernel, rows)
+            if np.unique(sample.groups).size >= MIN_SHAPES:
+                samples.append(sample)
+    return samples
+
+
+FAMILIES = {
+    "grouped_gemm": FitSpec(family="grouped_gemm", form=grouped_gemm, read=read, coefficients=COEFFICIENTS),
+}
+
+
+@cache
+def busiest_rank(num_experts: int, experts_per_token: int, ranks: int, tokens: int, skew: float) -> Load:
+    """Rows and distinct experts of the fullest of `ranks` ranks, for loads drawn from x^-skew; 0 deals them out evenly."""
+    total = tokens * experts_per_token
+    local = num_experts // ranks
+    if skew == 0:
+        rows = max(1.0, total / ranks)
+        return Load(rows, min(float(local), rows))
+    low, high = (1.0, max(1.0 + 1e-9, 0.8 * tokens)) if total > num_experts else (0.01, 2.0)
+    power = 1.0 - skew
+    uniform = np.random.default_rng(SEED).random((DRAWS, num_experts))
+    loads = ((high**power - low**power) * uniform + low**power) ** (1 / power)
+    loads = np.minimum(np.round(loads / loads.sum(axis=1, keepdims=True) * total), tokens)
+    missing = (total - loads.sum(axis=1)) / ranks  # by rounding and by the cap: dealt out to the ranks in turn
+    by_rank = loads.reshape(DRAWS, ranks, local)
+    fullest = by_rank[np.arange(DRAWS), by_rank.sum(axis=2).argmax(axis=1)]
+    rows = np.maximum(1.0, fullest.sum(axis=1) + missing)
+    touched = np.minimum(local, (fullest > 0).sum(axis=1) + np.maximum(missing, 0.0))
+    return Load(float(rows.mean()), float(np.minimum(touched, rows).mean()))
+
+
+def _sample(table: tables.Table, dtype: str, kernel: str, rows: pl.DataFrame) -> Sample:
+    names = ("num_tokens", "num_experts", "topk", "hidden_size", "inter_size", "moe_tp_size", "moe_ep_size", "latency")
+    tokens, experts, top, hidden, inter, tensor, ranks, latency = (
+        rows[name].to_numpy().astype(float) for name in names
+    )
+    cases = rows.select("num_experts", "topk", "moe_ep_size", "num_tokens").iter_rows()
+    skews = [SKEWS[name] for name in rows["distribution"]]
+    loads = np.array([busiest_rank(*case, skew) for case, skew in zip(cases, skews, strict=True)]).reshape(-1, 2)
+    weights, activations = FORMATS[dtype]
+    op = moe.grouped_gemm(
+        "experts",
+        tokens=tokens,
+        num_experts=experts,
+        experts_per_token=top,
+        hidden=hidden,
+        intermediate=inter / tensor,
+        expert_parallel=ranks,
+        imbalance=loads[:, 0] * ranks / (tokens * top),
+        touched=loads[:, 1],
+        weights=weights,
+        activations=activations,
+    )
+    groups = group_ids(experts, top, hidden, inter)
+    return Sample(
+        device=table.device,
+        engine=table.backend,
+        variant=op.variant,
+        # the variant does not tell int4 from mxfp4 weights, and their kernels may have the same name
+        kernel=f"{kernel} {weights}" if op.variant != weights else kernel,
+        op=op,
+        seconds=latency * 1e-3,
+        groups=groups if groups.max() + 1 >= MIN_SHAPES else group_ids(experts, top, hidden, inter, tensor),
+        inputs=table.inputs,
+    )
+
+
+def _kernels(rows: pl.DataFrame) -> Iterator[tuple[str, str, pl.DataFrame]]:
+    """Format, short kernel name and rows of the kernels worth offering, in a fixed order."""
+    for dtype in sorted(set(rows["moe_dtype"])):
+        parts = rows.filter(rows["moe_dtype"] == dtype).partition_by("kernel_source", as_dict=True)
+        most = max(part.height for part in parts.values())
+        for (kernel,), part in sorted(parts.items(), key=lambda item: str(item[0])):
+            if part.height >= MIN_COVERAGE * most:
+                yield dtype, _short(str(kernel)), _thinned(part)
+
+
+def _usable(rows: pl.DataFrame) -> pl.DataFrame:
+    import polars as pl
+
+    known = (
+        (pl.col("latency") > 0) & pl.col("distribution").is_in(list(SKEWS)) & pl.col("moe_dtype").is_in(list(FORMATS))
+    )
+    return rows.filter(known & ~pl.col("kernel_source").str.contains(NOT_GATED))
+
+
+def _thinned(rows: pl.DataFrame) -> pl.DataFrame:
+    shape: Array = rows.select("num_experts", "topk", "hidden_size", "inter_size").to_numpy().astype(float)
+    return rows[spread(group_ids(*shape.T), MAX_ROWS)]
+
+
+def _short(kernel: str) -> str:
+    """A kernel's name without its engine, and of a path of names the last."""
+    for prefix in ("vllm_", "sglang_", "moe_torch_flow_", "moe_"):
+        kernel = kernel.removeprefix(prefix)
+    return kernel
