@@ -95,7 +95,7 @@ def _lines(request: Request, server: Server) -> list[str]:
     lines = [f"# {comment}" for comment in server.comments]
     if replicas > 1:
         lines.append(f"# one server a replica, {replicas} in all; a load balancer in front shares the requests")
-    if request.nodes > 1:
+    if len(server.per_node) > 1:
         lines.append(
             "# HEAD_NODE holds the address of the first node of a replica; every line runs on a node of its own"
         )
