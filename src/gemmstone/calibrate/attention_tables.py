@@ -26,6 +26,8 @@ LATENT_DIM, ROPE_DIM, NOPE_DIM, V_DIM = 512, 64, 128, 128
 # Kernels an engine falls back to when its own does not support a shape. They have other coefficients, take two to four
 # times as long and would only be chosen where a fit extrapolates too low.
 FALLBACKS = ("triton",)
+# TensorRT-LLM's decode kernel serves up to 32 query heads per KV head; more run on another that is 3 to 10 times slower.
+MAX_GROUP = {"trtllm": 32}
 MIN_COVERAGE = 0.25  # of the rows of the best covered kernel: below, a kernel is for special head sizes only
 # Prefill that was measured in its absorbed form: 3.4 times the products of the expanded one that engines run (about 0.19 of
 # the peak against 0.73 by our count of FLOP). Engines use it behind a cached prefix only.
@@ -33,7 +35,7 @@ ABSORBED_PREFILL = {("context_mla", "flash_attention")}
 CACHE_FORMATS = {"bfloat16": "bf16", "float16": "bf16", "fp8": "fp8"}
 
 PREFILL = {
-    "ec": Coefficient(0.8, 0.1, 2.0),  # above 1 where the products run in fp8: F is the peak of bf16
+    "ec": Coefficient(0.8, 0.1, 1.0),
     "eb": Coefficient(0.7, 0.05, 1.0),
     "es": Coefficient(1.0, 0.1, 10.0),
     "sx": Coefficient(40.0, 1.0, 600.0),
@@ -42,16 +44,22 @@ PREFILL = {
     "t0": Coefficient(1e-5, 1e-6, 5e-5),
     "p": Coefficient(1.5, 1.0, 8.0),
 }
+# Kernels with an 8-bit cache may compute in fp8, twice as fast as F, the peak of bf16.
+PREFILL_FP8 = {**PREFILL, "ec": Coefficient(1.0, 0.1, 2.0)}
 DECODE = {
     "ec": Coefficient(0.3, 0.02, 1.0),
     "eb": Coefficient(0.85, 0.1, 1.0),
     "es": Coefficient(0.5, 0.01, 5.0),
-    "cu": Coefficient(2e-6, 1e-8, 3e-5),
+    "cu": Coefficient(1e-6, 1e-8, 3e-5),
+    "cd": Coefficient(1e-8, 1e-11, 3e-7),
     "sp": Coefficient(4e-6, 1e-8, 5e-5),
     "s0": Coefficient(1000.0, 64.0, 20000.0),
     "t0": Coefficient(1e-5, 1e-6, 5e-5),
     "p": Coefficient(2.0, 1.0, 8.0),
 }
+# One head size, so no cd; a kernel that first widens the whole cache reaches a small part of the bandwidth.
+LATENT_DECODE = {name: value for name, value in DECODE.items() if name != "cd"}
+LATENT_DECODE["eb"] = Coefficient(0.7, 0.02, 1.0)
 
 
 def read_prefill(directory: Path, devices: Iterable[str] | None = None) -> list[Sample]:
@@ -153,7 +161,9 @@ FAMILIES = {
     "latent_prefill": FitSpec(
         family="latent_prefill", form=latent_prefill, read=read_latent_prefill, coefficients=PREFILL
     ),
-    "latent_decode": FitSpec(family="latent_decode", form=latent_decode, read=read_latent_decode, coefficients=DECODE),
+    "latent_decode": FitSpec(
+        family="latent_decode", form=latent_decode, read=read_latent_decode, coefficients=LATENT_DECODE
+    ),
 }
 
 OfRows = Callable[["pl.DataFrame", str], tuple[Op, Array]]
@@ -170,7 +180,10 @@ class Part(NamedTuple):
 def _samples(directory: Path, name: str, devices: Iterable[str] | None, ops: OfRows) -> list[Sample]:
     samples = []
     for table in tables.newest(tables.load(directory, "attention", name, devices), ("attn_dtype", "kv_cache_dtype")):
-        for part in _kernels(table.rows, "attn_dtype"):
+        rows = table.rows
+        if name == "generation_attention" and table.backend in MAX_GROUP:
+            rows = rows.filter(rows["num_heads"] <= MAX_GROUP[table.backend] * rows["num_key_value_heads"].cast(int))
+        for part in _kernels(rows, "attn_dtype"):
             op, seconds = ops(part.rows, part.kv_cache)
             groups = group_ids(*(np.asarray(op.shape[key]) for key in ("heads", "kv_heads", "head_dim")))
             samples.append(_sample(table, part, op, seconds, groups))
@@ -198,6 +211,7 @@ def _sample(table: tables.Table, part: Part, op: Op, seconds: Array, groups: npt
         seconds=seconds,
         groups=groups,
         inputs=table.inputs,
+        coefficients=PREFILL_FP8 if part.kv_cache == "fp8" and op.kind.endswith("prefill") else None,
     )
 
 

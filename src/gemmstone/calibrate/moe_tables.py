@@ -105,6 +105,28 @@ def busiest_rank(num_experts: int, experts_per_token: int, ranks: int, tokens: i
     return Load(float(rows.mean()), float(np.minimum(touched, rows).mean()))
 
 
+def fit_skew_maximum() -> tuple[float, float, float]:
+    """The constants ops.moe.SKEW_MAXIMUM, fitted to simulated busiest ranks of six models' experts."""
+    from scipy.optimize import least_squares
+
+    models = ((128, 8), (256, 8), (384, 8), (128, 4), (512, 10), (16, 1))
+    cases = [
+        (experts, top, ranks, tokens, skew)
+        for experts, top in models
+        for ranks in (2, 4, 8, 16, 32, 64)
+        for tokens in (8, 64, 512, 4096, 16384)
+        for skew in (1.01, 1.2)
+        if experts % ranks == 0
+    ]
+    simulated = np.log([busiest_rank(*case).rows * case[2] / (case[3] * case[1]) for case in cases])
+
+    def errors(constants: Array) -> Array:
+        return np.log([float(moe.skewed_imbalance(*case, constants.tolist())) for case in cases]) - simulated
+
+    scale, power, tail = least_squares(errors, moe.SKEW_MAXIMUM).x
+    return float(scale), float(power), float(tail)
+
+
 def _sample(table: tables.Table, dtype: str, kernel: str, rows: pl.DataFrame) -> Sample:
     names = ("num_tokens", "num_experts", "topk", "hidden_size", "inter_size", "moe_tp_size", "moe_ep_size", "latency")
     tokens, experts, top, hidden, inter, tensor, ranks, latency = (

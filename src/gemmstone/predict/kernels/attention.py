@@ -11,7 +11,8 @@ unit's share of the peak: what a few long sequences wait for. cu is what a block
 
 Decode: the cache is read once; blocks share a sequence's keys when there are few sequences.
 
-    t = soft_P( KV bytes / (B eb), FLOP / (F ec), one head's KV bytes / (B es), cu blocks / units ) + t0 + split(context)
+    t = soft_P( KV bytes / (B eb), FLOP / (F ec), one head's KV bytes / (B es), block ) + t0 + split(context)
+    block = (cu + cd head_dim) batch kv_heads / units
     split(context) = sp context / (context + s0)
 
 The last term is the second pass that joins the partial results of a shared sequence.
@@ -51,7 +52,7 @@ def attention_prefill(op: Op, rates: Rates, c: Mapping[str, float]) -> KernelTim
 
 
 def attention_decode(op: Op, rates: Rates, c: Mapping[str, float]) -> KernelTime:
-    """Seconds of one decode attention call. Coefficients: ec, eb, es, cu, sp, s0, t0, p (see the module)."""
+    """Seconds of one decode attention call. Coefficients: ec, eb, es, cu, cd, sp, s0, t0, p (see the module)."""
     shape = op.shape
     batch, context = np.asarray(shape["batch"], dtype=float), np.asarray(shape["context"], dtype=float)
     sequences = batch * shape["kv_heads"]
@@ -61,7 +62,7 @@ def attention_decode(op: Op, rates: Rates, c: Mapping[str, float]) -> KernelTime
     )
     walk_s = context * token_bytes / (rates.bytes_per_s * c["es"])
     compute_s = np.asarray(op.flop, dtype=float) / (rates.flop_per_s * c["ec"])
-    blocks_s = c["cu"] * sequences / rates.compute_units
+    blocks_s = (c["cu"] + c["cd"] * shape["head_dim"]) * sequences / rates.compute_units
     launch_s = c["t0"] + c["sp"] * context / (context + c["s0"])
     reading_s = soft_max(memory_s, walk_s, c["p"])
     time_s = soft_max(soft_max(reading_s, compute_s, c["p"]), blocks_s, c["p"]) + launch_s
