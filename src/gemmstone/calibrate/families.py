@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from gemmstone.calibrate import attention_tables, gemm_tables, moe_tables
+from gemmstone.calibrate import attention_tables, comm_tables, elementwise_tables, gemm_tables, moe_tables
 from gemmstone.calibrate.fit import FitSpec
 
 FAMILIES: dict[str, FitSpec] = {
     **gemm_tables.FAMILIES,
+    **comm_tables.FAMILIES,
+    **elementwise_tables.FAMILIES,
     **attention_tables.FAMILIES,
     **moe_tables.FAMILIES,
 }

@@ -25,6 +25,7 @@ from gemmstone.core.work import Op
 
 Form = Callable[[Op, Rates, Mapping[str, float]], KernelTime]
 Index = npt.NDArray[np.int64]
+Groups = npt.NDArray[np.int64]
 
 MAX_POINTS = 5000
 HOLDOUT = 0.3  # of the groups
@@ -57,7 +58,7 @@ class Sample:
     kernel: str
     op: Op
     seconds: Array
-    groups: npt.NDArray[np.int64]
+    groups: Groups
     inputs: Mapping[str, str] = field(default_factory=dict)
     coefficients: Mapping[str, Coefficient] | None = None
 
@@ -110,14 +111,14 @@ def join(ops: Sequence[Op], sizes: Sequence[int]) -> Op:
     )
 
 
-def group_ids(*columns: npt.NDArray[np.generic]) -> npt.NDArray[np.int64]:
+def group_ids(*columns: npt.NDArray[np.generic]) -> Groups:
     """One integer per distinct combination of the columns' values, [points]."""
     table = np.stack([np.asarray(column, dtype=float) for column in columns], axis=1)
     _, ids = np.unique(table, axis=0, return_inverse=True)
     return ids.reshape(-1).astype(np.int64)
 
 
-def spread(groups: npt.NDArray[np.int64], limit: int, seed: int = SEED) -> Index:
+def spread(groups: Groups, limit: int, seed: int = SEED) -> Index:
     """Indices of at most `limit` points, the same number from every group as far as it goes, drawn with a fixed seed."""
     if groups.size <= limit:
         return np.arange(groups.size)
@@ -133,7 +134,7 @@ def fit(
     op: Op,
     seconds: Array,
     rates: Rates,
-    groups: npt.NDArray[np.int64],
+    groups: Groups,
     *,
     coefficients: Mapping[str, Coefficient],
     family: str,

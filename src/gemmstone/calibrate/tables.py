@@ -18,17 +18,22 @@ from gemmstone.catalog import device_files
 from gemmstone.core import dtypes
 from gemmstone.core.calibration import Rates
 from gemmstone.core.errors import BadRequest, MissingBackend
-from gemmstone.core.hardware import Device
+from gemmstone.core.hardware import Cluster, Device
+from gemmstone.predict.kernels.collective import with_links
 
 if TYPE_CHECKING:
     import polars as pl
 
+    Frame = pl.DataFrame
+
 MAX_FILE_BYTES = 1 << 30
 # Names of the tables' own that no device file has as slug or alias.
 GPUS = {
+    "a100": "a100-sxm-80gb",
     "a100_sxm": "a100-sxm-80gb",
     "a100_pcie": "a100-pcie-80gb",
     "b60": "arc-b60",
+    "h100": "h100-sxm",
     "rtx_pro_6000_server": "rtx-pro-6000",
 }
 # dtype words of the tables -> kernel variant of an op, and the formats of weights and activations behind it
@@ -70,7 +75,7 @@ def load(directory: Path, family: str, table: str, devices: Iterable[str] | None
     wanted = None if devices is None else set(devices)
     merged = directory / f"aic_{family}__{table}.parquet"
     if merged.is_file():
-        yield from _split(_read(merged), merged, wanted)
+        yield from _split(read(merged), merged, wanted)
         return
     root = next((p for p in (directory, directory / "data", directory / "systems" / "data") if _has_gpus(p)), None)
     if root is None:
@@ -81,7 +86,7 @@ def load(directory: Path, family: str, table: str, devices: Iterable[str] | None
         if device and (wanted is None or device in wanted):
             name = path.relative_to(root).as_posix()
             yield Table(
-                device=device, backend=backend, version=version, rows=_read(path), name=name, sha256=_sha256(path)
+                device=device, backend=backend, version=version, rows=read(path), name=name, sha256=sha256_of(path)
             )
 
 
@@ -141,14 +146,15 @@ def rates(device: Device, dtype: str) -> Rates:
     format_ = next((name for name in (dtype, *dtypes.compute_formats(dtype)) if name in peaks), None)
     if format_ is None:
         raise BadRequest(f"{device.slug} has no peak for {dtype} or anything wider: add one to its device file")
-    link = device.scale_up or device.host
-    return Rates(
+    bare = Rates(
         flop_per_s=peaks[format_],
         bytes_per_s=device.memory_bandwidth_bytes_per_s,
-        link_bytes_per_s=link.bandwidth_bytes_per_s if link else 0.0,
-        link_latency_s=link.latency_s if link else 0.0,
+        link_bytes_per_s=0.0,
+        link_latency_s=0.0,
         compute_units=float(device.compute_units or 1),
     )
+    domain = device.scale_up.domain if device.scale_up else 0
+    return with_links(bare, Cluster(device=device, num_devices=domain or 1, devices_per_node=domain))
 
 
 def version_key(version: str) -> tuple[int | float, ...]:
@@ -168,7 +174,7 @@ def _split(rows: pl.DataFrame, path: Path, wanted: set[str] | None) -> Iterator[
     missing = [name for name in ("gpu", "data_backend", "data_version") if name not in rows.columns]
     if missing:
         raise BadRequest(f"{path.name}: the column {missing[0]} is missing")
-    digest = _sha256(path)
+    digest = sha256_of(path)
     parts = rows.partition_by(["gpu", "data_backend", "data_version"], as_dict=True, include_key=False)
     for key in sorted(parts, key=str):
         gpu, backend, version = (str(value) for value in key)
@@ -181,7 +187,7 @@ def _has_gpus(path: Path) -> bool:
     return path.is_dir() and next(path.glob("*/*/*/*/*_perf.parquet"), None) is not None
 
 
-def _read(path: Path) -> pl.DataFrame:
+def read(path: Path) -> pl.DataFrame:
     """All rows of a parquet file, texts as plain strings."""
     try:
         import polars as pl
@@ -196,7 +202,8 @@ def _read(path: Path) -> pl.DataFrame:
     return frame.with_columns(pl.col(pl.Categorical).cast(pl.String))
 
 
-def _sha256(path: Path) -> str:
+def sha256_of(path: Path) -> str:
+    """The SHA-256 of a file's bytes in hexadecimal."""
     digest = hashlib.sha256()
     with path.open("rb") as file:
         while block := file.read(1 << 20):

@@ -32,6 +32,23 @@ class Fit:
     inputs: Mapping[str, str] = field(default_factory=dict)
 
 
+class Scale(NamedTuple):
+    """Factors on the datasheet rates (and on the launch time) of a device that borrows another's coefficients."""
+
+    compute: float = 1.0
+    bandwidth: float = 1.0
+    link: float = 1.0
+    launch: float = 1.0
+
+    def apply(self, rates: Rates) -> Rates:
+        """The rates the kernels of this device get out of its datasheet, relative to its lender's."""
+        return rates._replace(
+            flop_per_s=rates.flop_per_s * self.compute,
+            bytes_per_s=rates.bytes_per_s * self.bandwidth,
+            link_bytes_per_s=rates.link_bytes_per_s * self.link,
+        )
+
+
 @dataclass(frozen=True, kw_only=True)
 class EngineFit:
     """What an engine adds to its kernels, fitted on deployments measured end to end: a handful of numbers an engine.
@@ -48,24 +65,32 @@ class EngineFit:
     per_prefill_token_s: float = 0.0
     launch_s: float = 0.0
     request_s: float = 0.0
+    arrival_s: float = 0.0
     first_token_steps: float = 0.0
     launch_factor: float = 1.0
     communication_factor: float = 1.0
     tpot_error_frac: float = 0.2
     ttft_error_frac: float = 0.5
     throughput_error_frac: float = 0.3
+    scales: Mapping[str, Scale] = field(default_factory=dict)
     rows: int = 0
     inputs: Mapping[str, str] = field(default_factory=dict)
 
 
 class Rates(NamedTuple):
-    """The rates of one device that a kernel form divides work by: datasheet peaks, SI units."""
+    """The rates of one device that a kernel form divides work by: datasheet peaks, SI units.
+
+    link_* is the link inside a node, outer_* the one between nodes of node_devices devices (0: all are in one node).
+    """
 
     flop_per_s: float
     bytes_per_s: float
     link_bytes_per_s: float
     link_latency_s: float
     compute_units: float
+    outer_bytes_per_s: float = 0.0
+    outer_latency_s: float = 0.0
+    node_devices: float = 0.0
 
 
 class KernelTime(NamedTuple):

@@ -4,7 +4,10 @@ Each form is `form(op, rates, coefficients) -> KernelTime`; the same function is
 """
 
 from gemmstone.predict.kernels.attention import attention_decode, attention_prefill
+from gemmstone.predict.kernels.collective import collective
+from gemmstone.predict.kernels.elementwise import elementwise
 from gemmstone.predict.kernels.gemm import gemm
+from gemmstone.predict.kernels.grouped_gemm import grouped_gemm
 from gemmstone.predict.kernels.latent import latent_decode, latent_prefill
 
 # kind of operation -> its form
@@ -15,4 +18,17 @@ FORMS = {
     "attention_decode": attention_decode,
     "latent_prefill": latent_prefill,
     "latent_decode": latent_decode,
+    "grouped_gemm": grouped_gemm,
+    "all_reduce": collective,
+    "all_gather": collective,
+    "reduce_scatter": collective,
+    "all_to_all": collective,
+    "send_recv": collective,
+    "elementwise": elementwise,
+    "elementwise": elementwise,
+    "all_reduce": collective,
+    "all_gather": collective,
+    "reduce_scatter": collective,
+    "all_to_all": collective,
+    "send_recv": collective,
 }

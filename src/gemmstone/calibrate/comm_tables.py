@@ -1,0 +1,186 @@
+"""Reading the tables of messages between devices: comm/custom_allreduce, comm/nccl and comm/wideep_deepep_ll.
+
+A size is the whole message of the operation, in elements: at 512 MiB over eight H100 an all-gather then moves 336 GB/s
+over a link of 450 (75%); if it were a rank's share, eight times as much would pass a link that cannot carry it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+
+from gemmstone.calibrate import tables
+from gemmstone.calibrate.fit import Coefficient, FitSpec, Groups, Sample, group_ids, join
+from gemmstone.core.deployment import Array
+from gemmstone.core.work import Op
+from gemmstone.ops import collective as ops
+from gemmstone.predict.kernels.collective import PASSES, collective
+
+# What the network adds, in the fits whose table stays inside a node: the values that the DeepEP fits of H100 and H200
+# over 2, 4 and 8 nodes agree on (docs/physics/collectives.md).
+NETWORK_ROUND_S = 1e-5
+NETWORK_EFFICIENCY = 0.87
+
+COEFFICIENTS = {
+    "t0": Coefficient(5e-6, 5e-7, 5e-5),
+    "a1": Coefficient(5e-7, 1e-9, 5e-6),
+    "e1": Coefficient(0.2, 1e-3, 1.0),
+    "t2": Coefficient(1.5e-5, 1e-6, 2e-4),
+    "a2": Coefficient(1e-6, 1e-9, 2e-5),
+    "eb": Coefficient(0.75, 0.1, 1.0),
+    "q": Coefficient(4.0, 2.0, 20.0),
+    "tn": Coefficient(NETWORK_ROUND_S, NETWORK_ROUND_S, NETWORK_ROUND_S),
+    "en": Coefficient(NETWORK_EFFICIENCY, NETWORK_EFFICIENCY, NETWORK_EFFICIENCY),
+}
+MULTI_NODE = {**COEFFICIENTS, "tn": Coefficient(1e-5, 1e-7, 1e-4), "en": Coefficient(0.8, 0.1, 1.0)}
+
+ELEMENT_BYTES = {"half": 2.0, "bfloat16": 2.0, "float16": 2.0, "int8": 1.0, "float": 4.0}
+NCCL_NAMES = {
+    "all_reduce": ops.all_reduce,
+    "all_gather": ops.all_gather,
+    "reduce_scatter": ops.reduce_scatter,
+    "alltoall": ops.all_to_all,
+}
+# Bytes of a token on its way to an expert: fp8 with an fp32 scale for every 128 values (DeepEP's low-latency kernels,
+# https://github.com/deepseek-ai/DeepEP), and the bf16 result on its way back.
+DISPATCH_BYTES = 1.0 + 4.0 / 128
+COMBINE_BYTES = 2.0
+DEVICES_PER_NODE = {"gb200": 4, "gb300": 4}  # of the machines the DeepEP table was measured on; elsewhere 8
+
+
+def read_all_reduce(directory: Path, devices: Iterable[str] | None = None) -> list[Sample]:
+    """All-reduces: the engines' own kernels as a CUDA graph launches them, and NCCL's."""
+    samples = []
+    for table in tables.newest(tables.load(directory, "comm", "custom_allreduce", devices)):
+        for (source, dtype), rows in tables.parts(table.rows, ("kernel_source", "allreduce_dtype")):
+            if source.endswith("_eager") or dtype not in ELEMENT_BYTES:
+                continue  # eager rows time the host that launches them
+            ranks, message = _numbers(rows, "num_gpus"), _numbers(rows, "message_size") * ELEMENT_BYTES[dtype]
+            op = _op("all_reduce", message, ranks)
+            samples.append(_sample(table, op, rows, group_ids(message, ranks), engine=table.backend, kernel=source))
+    return samples + _nccl(directory, devices, "all_reduce")
+
+
+def read_all_gather(directory: Path, devices: Iterable[str] | None = None) -> list[Sample]:
+    """NCCL's all-gathers."""
+    return _nccl(directory, devices, "all_gather")
+
+
+def read_reduce_scatter(directory: Path, devices: Iterable[str] | None = None) -> list[Sample]:
+    """NCCL's reduce-scatters."""
+    return _nccl(directory, devices, "reduce_scatter")
+
+
+def read_all_to_all(directory: Path, devices: Iterable[str] | None = None) -> list[Sample]:
+    """NCCL's all-to-alls, and DeepEP's low-latency dispatch (fp8 tokens) and combine (bf16) over one to eight nodes.
+
+    A rank's message is what it sends: tokens x experts per token x hidden values.
+    """
+    samples: dict[tuple[str, str, str], list[Sample]] = {}
+    found = tables.load(directory, "comm", "wideep_deepep_ll", devices)
+    for table in tables.newest(found, ("node_num",)):
+        rows = table.rows
+        per_node = DEVICES_PER_NODE.get(table.device, 8)
+        values = _numbers(rows, "num_token") * _numbers(rows, "num_topk") * _numbers(rows, "hidden_size")
+        ranks = _numbers(rows, "node_num") * per_node
+        for phase, variant, size in (("dispatch", "fp8", DISPATCH_BYTES), ("combine", "bf16", COMBINE_BYTES)):
+            sample = Sample(
+                device=table.device,
+                engine=table.backend,
+                variant=variant,
+                kernel=f"deepep_ll {phase}",
+                op=_op("all_to_all", values * size, ranks),
+                seconds=_numbers(rows, f"{phase}_avg_t_us") * 1e-6,
+                groups=group_ids(values, ranks),
+                inputs=table.inputs,
+                coefficients=MULTI_NODE if ranks.max() > per_node else None,
+            )
+            samples.setdefault((table.device, table.backend, phase), []).append(sample)
+    return [*map(_joined, samples.values()), *_nccl(directory, devices, "alltoall")]
+
+
+def read_send_recv(directory: Path, devices: Iterable[str] | None = None) -> list[Sample]:
+    """One rank's message to another: NCCL's all-to-all between two ranks, where each sends half of its message."""
+    samples = []
+    for sample in _nccl(directory, devices, "alltoall"):
+        pair = np.flatnonzero(sample.op.shape["ranks"] == 2)
+        message = np.asarray(sample.op.shape["message_bytes"])[pair] / 2
+        op = _op("send_recv", message, np.full(pair.size, 2.0))
+        # two ranks say nothing of how the time grows with more
+        fixed = {**COEFFICIENTS, "a1": Coefficient(1e-9, 1e-9, 1e-9), "a2": Coefficient(1e-9, 1e-9, 1e-9)}
+        groups = group_ids(message)
+        samples.append(replace(sample, op=op, seconds=sample.seconds[pair], groups=groups, coefficients=fixed))
+    return samples
+
+
+def _nccl(directory: Path, devices: Iterable[str] | None, name: str) -> list[Sample]:
+    samples = []
+    for table in tables.newest(tables.load(directory, "comm", "nccl", devices)):
+        for (found,), rows in tables.parts(table.rows, ("op_name",)):
+            if found == name:
+                size = np.array([ELEMENT_BYTES.get(dtype, np.nan) for dtype in rows["nccl_dtype"].to_list()])
+                ranks, message = _numbers(rows, "num_gpus"), _numbers(rows, "message_size") * size
+                kind = NCCL_NAMES[name].__name__
+                groups = group_ids(message, ranks)
+                samples.append(_sample(table, _op(kind, message, ranks), rows, groups, engine="nccl", kernel="nccl"))
+    return samples
+
+
+def _sample(table: tables.Table, op: Op, rows: tables.Frame, groups: Groups, *, engine: str, kernel: str) -> Sample:
+    return Sample(
+        device=table.device,
+        engine=engine,
+        variant="bf16",
+        kernel=kernel,
+        op=op,
+        seconds=_numbers(rows, "latency") * 1e-3,
+        groups=groups,
+        inputs=table.inputs,
+    )
+
+
+def _joined(samples: list[Sample]) -> Sample:
+    """The Samples of one kernel in several versions as one."""
+    sizes = [sample.seconds.size for sample in samples]
+    op = join([sample.op for sample in samples], sizes)
+    inputs = {**samples[0].inputs, "version": ", ".join(sample.inputs["version"] for sample in samples)}
+    return replace(
+        samples[0],
+        op=op,
+        seconds=np.concatenate([sample.seconds for sample in samples]),
+        groups=group_ids(np.asarray(op.shape["message_bytes"]), np.asarray(op.shape["ranks"])),
+        inputs=inputs,
+        coefficients=next((s.coefficients for s in samples if s.coefficients), None),
+    )
+
+
+def _op(kind: str, message_bytes: Array, ranks: Array) -> Op:
+    """A collective with the ranks of each point of its own; ops/collective.py builds those of one group."""
+    share = PASSES[kind] * (ranks - 1) / ranks if kind != "send_recv" else 1.0
+    return Op(
+        name=kind,
+        kind=kind,
+        wire_bytes=message_bytes * share,
+        read_bytes=message_bytes,
+        write_bytes=message_bytes,
+        shape={"message_bytes": message_bytes, "ranks": ranks},
+    )
+
+
+def _numbers(rows: tables.Frame, column: str) -> Array:
+    return rows[column].to_numpy().astype(float)
+
+
+FAMILIES = {
+    name: FitSpec(family=name, form=collective, read=read, coefficients=COEFFICIENTS)
+    for name, read in {
+        "all_reduce": read_all_reduce,
+        "all_gather": read_all_gather,
+        "reduce_scatter": read_reduce_scatter,
+        "all_to_all": read_all_to_all,
+        "send_recv": read_send_recv,
+    }.items()
+}
