@@ -25,10 +25,4 @@ FORMS = {
     "all_to_all": collective,
     "send_recv": collective,
     "elementwise": elementwise,
-    "elementwise": elementwise,
-    "all_reduce": collective,
-    "all_gather": collective,
-    "reduce_scatter": collective,
-    "all_to_all": collective,
-    "send_recv": collective,
 }
