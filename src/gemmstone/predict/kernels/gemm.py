@@ -1,11 +1,13 @@
 """Time of a dense matrix product.
 
-    busy = soft_ps( soft_p( FLOP / (F ec), bytes / (B eb) ) + cq quantize_bytes / B, k (tk + tm m / (m + mh)) )
+    walk = (tk + tm m / (m + mh)) k / sqrt(1 + (k / ks)^2)
+    busy = soft_ps( soft_p( FLOP / (F ec), bytes / (B eb) ) + cq quantize_bytes / B, walk )
     t    = max_8( busy + t0 + co output_bytes / B, host_floor )
 
 soft_P(a, b) = (a^P + b^P)^(1/P) joins two needs: with P small they hardly overlap, with P large the longer one wins.
-The second argument of soft_ps is the serial walk of one thread block along the k loop; a step takes longer when the block's
-tile has more rows. cq weighs the quantisation of activations, a bandwidth-bound kernel in front; co the output, which
+walk is the serial path of one thread block along the k loop; a step takes longer when the block's tile has more rows, and
+from about ks steps on the library splits the loop among blocks (cuBLAS does, at 600 to 6,000; a ks of a million says
+that this kernel never does). cq weighs the quantisation of activations, a bandwidth-bound kernel in front; co the output, which
 a block writes when its loop is done. host_floor is the host's time to launch the call: it shows where a table was measured
 without CUDA graphs, is 0 elsewhere, and has to be left out for an engine that replays graphs.
 """
@@ -32,7 +34,7 @@ def soft_max(a: Array, b: Array, p: float) -> Array:
 
 
 def gemm(op: Op, rates: Rates, c: Mapping[str, float]) -> KernelTime:
-    """Seconds of one GEMM call. Coefficients: ec, eb, p, cq, tk, tm, mh, ps, co, t0, host_floor (see the module).
+    """Seconds of one GEMM call. Coefficients: ec, eb, p, cq, tk, tm, mh, ks, ps, co, t0, host_floor.
 
     The same form serves `batched_gemm`: `batch` products share the device, each walks its own k loop.
     """
@@ -42,7 +44,8 @@ def gemm(op: Op, rates: Rates, c: Mapping[str, float]) -> KernelTime:
     memory_s = np.asarray(op.bytes, dtype=float) / (rates.bytes_per_s * c["eb"])
     quantize_s = c["cq"] / rates.bytes_per_s * shape["quantize_bytes"]
     output_s = c["co"] / rates.bytes_per_s * op.write_bytes
-    serial_s = shape["k"] * (c["tk"] + c["tm"] * m / (m + c["mh"]))
+    k = np.asarray(shape["k"], dtype=float)
+    serial_s = (c["tk"] + c["tm"] * m / (m + c["mh"])) * k / np.sqrt(1.0 + (k / c["ks"]) ** 2)
     busy_s = soft_max(soft_max(compute_s, memory_s, c["p"]) + quantize_s, serial_s, c["ps"])
     time_s = busy_s + c["t0"] + output_s
     if c["host_floor"]:
