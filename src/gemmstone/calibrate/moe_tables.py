@@ -45,6 +45,12 @@ FALLBACK = "fused_moe_triton"  # of SGLang where it has no other kernel for a fo
 # vLLM's CUTLASS path for per-tensor fp8 on Hopper reads experts at a fifth of the bandwidth (0.83 ms where TensorRT-LLM's
 # takes 0.13 for 64 tokens): untuned in the version measured, and the Triton kernel is what serves there.
 UNTUNED = {("hopper", "vllm", "vllm_modeloptfp8moe_flashinfer_cutlass_flashinferexperts")}
+# (experts, experts per token, hidden) of DeepSeek-V3, whose router first keeps 4 of 8 groups of experts. vLLM and SGLang apply
+# that to the table's made-up scores too, so that half of the experts get everything ("balanced" rows then take 0.7 of the
+# time that reading the experts of a balanced batch needs, or 1.4 times on the rank that has the kept groups).
+GROUP_LIMITED = (256, 8, 7168)
+# Nemotron's experts have no gate, and only TensorRT-LLM's kernels say so by their name: (experts, experts per token).
+WITHOUT_GATE = ((512, 22), (128, 6))
 MIN_COVERAGE = 0.25  # of the rows of the best covered kernel of a format: below, a kernel is for special shapes only
 MIN_SHAPES = 3
 MAX_ROWS = 20000  # kept per kernel, the same number from every shape
@@ -188,6 +194,13 @@ def _usable(table: tables.Table) -> pl.DataFrame:
     )
     untuned = [kernel for where, engine, kernel in UNTUNED if (where, engine) == (architecture, table.backend)]
     kernel = pl.col("kernel_source")
+    experts, top = pl.col("num_experts"), pl.col("topk")
+    for with_experts, with_top in WITHOUT_GATE:
+        known &= ~((experts == with_experts) & (top == with_top))
+    if table.backend != "trtllm":
+        known &= ~(
+            (experts == GROUP_LIMITED[0]) & (top == GROUP_LIMITED[1]) & (pl.col("hidden_size") == GROUP_LIMITED[2])
+        )
     return rows.filter(known & ~kernel.str.contains(NOT_GATED) & ~kernel.is_in(untuned))
 
 

@@ -36,10 +36,11 @@ def expected_imbalance(
     """Rows of the busiest of `expert_parallel` devices over their mean, expected for one batch of `tokens` tokens.
 
     skew 0 is a router without preferences: loads differ by chance alone, and the largest of n nearly normal loads lies
-    inv_cdf((n - 3/8) / (n + 1/4)) deviations above the mean (Blom 1958). skew > 1 is the exponent of a power law of the
-    experts' popularity, with densities ~ x^-skew between 1 and 0.8 tokens as in aiconfigurator's collector
-    (github.com/ai-dynamo/aiconfigurator, collector/helper.py), whose authors match 1.01 to DeepSeek-R1 and 1.2 to
-    Qwen3-235B. Without copies of popular experts; a load balancer that places copies brings it back towards 1.
+    inv_cdf((n - 3/8) / (n + 1/4)) deviations above the mean (Blom 1958), here with the skewness of a count (Cornish and
+    Fisher 1938). 1 < skew < 2 is the exponent of a power law of the experts' popularity, with densities ~ x^-skew between
+    1 and 0.8 tokens as in aiconfigurator's collector (github.com/ai-dynamo/aiconfigurator, collector/helper.py), whose
+    authors match 1.01 to DeepSeek-R1 and 1.2 to Qwen3-235B. Without copies of popular experts: a load balancer that
+    places copies brings it back towards 1.
 
     >>> float(expected_imbalance(1024, 256, 8, 1)), round(float(expected_imbalance(4096, 128, 8, 8, skew=1.2)), 1)
     (1.0, 2.0)
@@ -50,9 +51,11 @@ def expected_imbalance(
     if expert_parallel <= 1:
         return np.ones_like(tokens)
     if skew <= 1.0:
-        deviation = np.sqrt((ranks - 1.0) * (1.0 - experts_per_token / num_experts) / (tokens * experts_per_token))
+        rows = tokens * experts_per_token / ranks
+        deviation = np.sqrt((1.0 - 1.0 / ranks) * (1.0 - experts_per_token / num_experts) / rows)
         above = NormalDist().inv_cdf((ranks - 0.375) / (ranks + 0.25))
-        return np.minimum(1.0 + above * deviation, most)
+        leaning = (above**2 - 1.0) * (1.0 - 2.0 / ranks) / (6.0 * rows)
+        return np.clip(1.0 + above * deviation + leaning, 1.0, most)
     return skewed_imbalance(num_experts, experts_per_token, ranks, tokens, skew)
 
 
