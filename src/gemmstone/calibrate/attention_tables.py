@@ -26,8 +26,9 @@ LATENT_DIM, ROPE_DIM, NOPE_DIM, V_DIM = 512, 64, 128, 128
 # Kernels an engine falls back to when its own does not support a shape. They have other coefficients, take two to four
 # times as long and would only be chosen where a fit extrapolates too low.
 FALLBACKS = ("triton",)
-# TensorRT-LLM's decode kernel serves up to 32 query heads per KV head; more run on another that is 3 to 10 times slower.
-MAX_GROUP = {"trtllm": 32}
+# TensorRT-LLM's decode kernel serves 2 to 32 query heads per KV head. More run on one that is 3 to 10 times slower, and one
+# each on one whose blocks cost a third; neither is what a model of today calls.
+GROUP_SIZES = {"trtllm": (2, 32)}
 MIN_COVERAGE = 0.25  # of the rows of the best covered kernel: below, a kernel is for special head sizes only
 # Prefill that was measured in its absorbed form: 3.4 times the products of the expanded one that engines run (about 0.19 of
 # the peak against 0.73 by our count of FLOP). Engines use it behind a cached prefix only.
@@ -181,8 +182,10 @@ def _samples(directory: Path, name: str, devices: Iterable[str] | None, ops: OfR
     samples = []
     for table in tables.newest(tables.load(directory, "attention", name, devices), ("attn_dtype", "kv_cache_dtype")):
         rows = table.rows
-        if name == "generation_attention" and table.backend in MAX_GROUP:
-            rows = rows.filter(rows["num_heads"] <= MAX_GROUP[table.backend] * rows["num_key_value_heads"].cast(int))
+        if name == "generation_attention" and table.backend in GROUP_SIZES:
+            least, most = GROUP_SIZES[table.backend]
+            group = rows["num_heads"].cast(float) / rows["num_key_value_heads"].cast(float)
+            rows = rows.filter((group >= least) & (group <= most))
         for part in _kernels(rows, "attn_dtype"):
             op, seconds = ops(part.rows, part.kv_cache)
             groups = group_ids(*(np.asarray(op.shape[key]) for key in ("heads", "kv_heads", "head_dim")))
