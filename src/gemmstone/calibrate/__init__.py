@@ -5,6 +5,6 @@
 `FAMILIES` (in families.py) names what can be fitted. Needs scipy and polars: pip install 'gemmstone[calibrate]'.
 """
 
-from gemmstone.calibrate.run import run
+from gemmstone.calibrate.sweep import run
 
 __all__ = ["run"]

@@ -6,7 +6,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from gemmstone.calibrate.run import run
+from gemmstone.calibrate.sweep import run
 from gemmstone.catalog import calibration_files
 from gemmstone.core.errors import GemmstoneError
 

@@ -8,6 +8,7 @@ at `systems/data/GPU/FAMILY/BACKEND/VERSION/TABLE_perf.parquet` and its place sa
 from __future__ import annotations
 
 import hashlib
+import importlib.util
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -189,10 +190,9 @@ def _has_gpus(path: Path) -> bool:
 
 def read(path: Path) -> pl.DataFrame:
     """All rows of a parquet file, texts as plain strings."""
-    try:
-        import polars as pl
-    except ImportError:
-        raise MissingBackend("reading tables needs polars and scipy: pip install 'gemmstone[calibrate]'") from None
+    require()
+    import polars as pl
+
     if path.stat().st_size > MAX_FILE_BYTES:
         raise BadRequest(f"{path.name} is larger than {MAX_FILE_BYTES >> 30} GiB: not a table of kernel times")
     try:
@@ -200,6 +200,13 @@ def read(path: Path) -> pl.DataFrame:
     except (pl.exceptions.PolarsError, OSError) as error:
         raise BadRequest(f"{path.name} is not a readable parquet file: {str(error)[:120]}") from None
     return frame.with_columns(pl.col(pl.Categorical).cast(pl.String))
+
+
+def require() -> None:
+    """Raises MissingBackend when the packages that reading and fitting tables needs are not installed."""
+    for name in ("polars", "scipy"):
+        if importlib.util.find_spec(name) is None:
+            raise MissingBackend(f"fitting tables needs {name}: pip install 'gemmstone[calibrate]'")
 
 
 def sha256_of(path: Path) -> str:

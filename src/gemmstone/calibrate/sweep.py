@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -39,7 +39,7 @@ def run(
     slugs = None if devices is None else [device_files.find(name).slug for name in devices]
     fits: list[Fit] = []
     for name in chosen:
-        for sample in FAMILIES[name].read(directory, slugs):
+        for sample in _read(FAMILIES[name], directory, slugs):
             fits.append(_fit(FAMILIES[name], sample))
             say(line(fits[-1]))
     if not fits:
@@ -47,6 +47,16 @@ def run(
     for device in sorted({fit.device for fit in fits}):
         save(out, device, [fit for fit in fits if fit.device == device])
     return fits
+
+
+def _read(spec: FitSpec, directory: Path, slugs: list[str] | None) -> Sequence[Sample]:
+    tables.require()
+    from polars.exceptions import PolarsError
+
+    try:
+        return spec.read(directory, slugs)
+    except PolarsError as error:  # a column that is not there, or holds something else than numbers
+        raise BadRequest(f"the tables of {spec.family} do not have the expected columns: {str(error)[:120]}") from None
 
 
 def line(fit: Fit) -> str:
