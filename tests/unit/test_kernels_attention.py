@@ -9,6 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from gemmstone.calibrate.fit import Sample
+from gemmstone.calibrate.on_chip import from_memory
 from gemmstone.calibrate.tables import rates as rates_of
 from gemmstone.catalog import calibration_files, device_files
 from gemmstone.core.calibration import Fit, KernelTime, Rates
@@ -148,6 +150,32 @@ def test_an_eight_bit_cache_gains_less_on_hopper_than_on_blackwell() -> None:
         gain[device] = seconds["bf16"] / seconds["fp8"]
     assert 1.7 < gain["b200-sxm"] < 2.1
     assert 1.0 < gain["h200-sxm"] < 1.4
+
+
+def test_calls_served_from_on_chip_memory_are_left_out() -> None:
+    """On a device with 128 MiB on chip: caches of 2 to 1000 MB, read at 0.9 of the bandwidth or, at 64 MB, at twice that."""
+    device = device_files.find("rtx-pro-6000")
+    op = make("attention_decode", np.array([1.0, 16.0, 64.0, 128.0, 250.0]), 8192.0, heads=32)
+    moved, reach = np.asarray(op.bytes), np.array([0.5, 0.9, 0.9, 0.9, 0.9])
+
+    def kept(reach: np.ndarray) -> list[float]:
+        seconds = moved / (reach * device.memory_bandwidth_bytes_per_s)
+        sample = Sample(
+            device=device.slug,
+            engine="vllm",
+            variant="bf16",
+            kernel="k",
+            op=op,
+            seconds=seconds,
+            groups=np.arange(5),
+        )
+        return np.asarray(from_memory(sample).op.shape["batch"]).tolist()
+
+    share = moved / device.on_chip_bytes
+    assert kept(reach) == [1.0, 16.0, 64.0, 128.0, 250.0]
+    reach[int(np.flatnonzero((share > 1 / 16) & (share < 2))[0])] = 2.0
+    assert kept(reach) == np.asarray(op.shape["batch"])[(share < 1 / 16) | (share > 2)].tolist()
+    assert 0 < len(kept(reach)) < 5
 
 
 # Measured calls: pypi aiconfigurator-core 0.12.0 (Apache-2.0), systems/data/GPU/{attention,mla}/BACKEND/VERSION: milliseconds

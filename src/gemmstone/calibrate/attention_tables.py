@@ -11,6 +11,7 @@ import numpy.typing as npt
 
 from gemmstone.calibrate import tables
 from gemmstone.calibrate.fit import Coefficient, FitSpec, Sample, group_ids, join
+from gemmstone.calibrate.on_chip import from_memory
 from gemmstone.core.deployment import Array
 from gemmstone.core.work import Op
 from gemmstone.ops import attention
@@ -189,7 +190,7 @@ def _samples(directory: Path, name: str, devices: Iterable[str] | None, ops: OfR
         for part in _kernels(rows, "attn_dtype"):
             op, seconds = ops(part.rows, part.kv_cache)
             groups = group_ids(*(np.asarray(op.shape[key]) for key in ("heads", "kv_heads", "head_dim")))
-            samples.append(_sample(table, part, op, seconds, groups))
+            samples.append(from_memory(_sample(table, part, op, seconds, groups)))
     return samples
 
 
@@ -200,7 +201,7 @@ def _latent_samples(directory: Path, name: str, devices: Iterable[str] | None, o
             if (name, part.kernel) not in ABSORBED_PREFILL:
                 op, seconds = ops(part.rows, part.kv_cache)
                 groups = group_ids(np.asarray(op.shape["heads"]), np.asarray(op.shape["batch"]))
-                samples.append(_sample(table, part, op, seconds, groups))
+                samples.append(from_memory(_sample(table, part, op, seconds, groups)))
     return samples
 
 

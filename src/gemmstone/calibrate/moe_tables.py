@@ -19,6 +19,7 @@ import numpy as np
 
 from gemmstone.calibrate import tables
 from gemmstone.calibrate.fit import Coefficient, FitSpec, Sample, group_ids, spread
+from gemmstone.calibrate.on_chip import from_memory
 from gemmstone.catalog import device_files
 from gemmstone.core.deployment import Array
 from gemmstone.ops import moe
@@ -84,7 +85,7 @@ def read(directory: Path, devices: Iterable[str] | None = None) -> list[Sample]:
     gated = (replace(table, rows=_usable(table)) for table in tables.load(directory, "moe", "moe", devices))
     for table in tables.newest((table for table in gated if table.rows.height), ("moe_dtype",)):
         for dtype, kernel, rows in _kernels(table.rows):
-            sample = _sample(table, dtype, kernel, rows)
+            sample = from_memory(_sample(table, dtype, kernel, rows))
             if np.unique(sample.groups).size >= MIN_SHAPES:
                 samples.append(sample)
     return samples
