@@ -1,4 +1,4 @@
-"""MoE-Lens (arXiv:2504.09345, section 4): the bound of a mixture of experts whose weights stream from host memory."""
+"""MoE-Lens (arXiv:2504.09345): the bound of a mixture of experts whose weights stream from host memory."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
 """NanoFlow (arXiv:2408.12757), Table 2: Llama-2-70B on eight A100, 2048 tokens a step through the dense layers.
 
 The table counts the work of all devices and layers, and activations once, so it is our operations on one device that
-hold everything. Decode attention: 512 prompt and 1024 generated tokens make 2048 x 1024 / 1536 = 1365 of the 2048 tokens
-decode tokens, which see 512 + (1 + 1024) / 2 = 1024.5 tokens on average.
+hold everything. Decode attention, as its printed FLOP imply: 512 prompt and 1024 generated tokens make 2048 x 1024 / 1536
+= 1365 of the 2048 tokens decode tokens, which see 512 + (1 + 1024) / 2 = 1024.5 tokens on average.
 """
 
 from __future__ import annotations

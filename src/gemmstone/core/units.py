@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 import re
+import sys
 
 from gemmstone.core.errors import BadRequest
 
@@ -42,6 +43,8 @@ def parse(text: str | float | int, dimension: str) -> float:
     if isinstance(text, bool):
         raise BadRequest(f"{text!r} is not a quantity in {dimension}")
     if isinstance(text, int | float):
+        if not abs(text) <= sys.float_info.max:  # NaN, infinities, and integers that no float holds
+            raise BadRequest(f"a quantity in {dimension} must be a finite number")
         value = float(text)
     else:
         match = _NUMBER.match(text) if len(text) <= 64 else None
