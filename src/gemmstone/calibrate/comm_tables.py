@@ -31,6 +31,7 @@ COEFFICIENTS = {
     "t2": Coefficient(1.5e-5, 1e-6, 2e-4),
     "a2": Coefficient(1e-6, 1e-9, 2e-5),
     "eb": Coefficient(0.75, 0.1, 1.0),
+    "z": Coefficient(0.3, 1e-3, 0.95),
     "q": Coefficient(4.0, 2.0, 20.0),
     "tn": Coefficient(NETWORK_ROUND_S, NETWORK_ROUND_S, NETWORK_ROUND_S),
     "en": Coefficient(NETWORK_EFFICIENCY, NETWORK_EFFICIENCY, NETWORK_EFFICIENCY),
@@ -110,7 +111,7 @@ def read_send_recv(directory: Path, devices: Iterable[str] | None = None) -> lis
         message = np.asarray(sample.op.shape["message_bytes"])[pair] / 2
         op = _op("send_recv", message, np.full(pair.size, 2.0))
         # two ranks say nothing of how the time grows with more
-        fixed = {**COEFFICIENTS, "a1": Coefficient(1e-9, 1e-9, 1e-9), "a2": Coefficient(1e-9, 1e-9, 1e-9)}
+        fixed = {**COEFFICIENTS, **dict.fromkeys(("a1", "a2", "z"), Coefficient(0.0, 0.0, 0.0))}
         groups = group_ids(message)
         samples.append(replace(sample, op=op, seconds=sample.seconds[pair], groups=groups, coefficients=fixed))
     return samples

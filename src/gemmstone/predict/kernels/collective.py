@@ -3,8 +3,10 @@
 Inside a node of g ranks, for a message of M bytes and a link of L bytes/s in each direction:
 
     quick  = t0 + a1 g + direct / (L e1)         few steps, every rank talks to every other
-    bulk   = t2 + a2 g + wire / (L eb)           many steps, least bytes
+    bulk   = t2 + a2 g + wire / (L eb (1 - z/g)) many steps, least bytes
     inside = (quick^-q + bulk^-q)^(-1/q)
+
+z is what small groups lose: two ranks fill 55 to 60% of the link with which eight reach 70 to 80%.
 
 wire is what a rank must send whatever the algorithm (ops/collective.py): 2 M (g-1)/g for an all-reduce, M (g-1)/g for
 all-gather, reduce-scatter and all-to-all, M for a send. direct is the same, save for an all-reduce in one shot, where each
@@ -37,7 +39,7 @@ HOST_DEVICES = 8  # PCIe accelerators in a usual server
 
 
 def collective(op: Op, rates: Rates, c: Mapping[str, float]) -> KernelTime:
-    """Seconds of one collective. Coefficients: t0, a1, e1, t2, a2, eb, q inside a node; tn, en between nodes."""
+    """Seconds of one collective. Coefficients: t0, a1, e1, t2, a2, eb, z, q inside a node; tn, en outside."""
     message = np.asarray(op.shape["message_bytes"], dtype=float)
     ranks = op.shape["ranks"]
     inner = np.minimum(ranks, rates.node_devices) if rates.node_devices else ranks
@@ -55,7 +57,7 @@ def collective(op: Op, rates: Rates, c: Mapping[str, float]) -> KernelTime:
         direct = message * (inner - 1.0) if op.kind == "all_reduce" else wire
         outside = message * (passes * (nodes - 1.0) / nodes / inner)
     quick_s = c["t0"] + c["a1"] * inner + direct / (rates.link_bytes_per_s * c["e1"])
-    bulk_s = c["t2"] + c["a2"] * inner + wire / (rates.link_bytes_per_s * c["eb"])
+    bulk_s = c["t2"] + c["a2"] * inner + wire / (rates.link_bytes_per_s * c["eb"] * (1.0 - c["z"] / inner))
     inside_s = 1.0 / soft_max(1.0 / quick_s, 1.0 / bulk_s, c["q"])
     launch_s = np.minimum(inside_s, c["t0"] + c["a1"] * inner)
     if rates.outer_bytes_per_s and np.any(nodes > 1):
