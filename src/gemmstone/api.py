@@ -1,146 +1,181 @@
-"""The verbs: what the command line, other programs and notebooks call. Each returns the contract's JSON document as a dict."""
+"""The verbs: what the command line, other programs and notebooks call. Each answers with the contract's JSON document.
+
+    predict, predict_cases, plan, catalog_devices, catalog_models, catalog_engines
+"""
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
-from typing import Any
-
-import numpy as np
+from dataclasses import asdict, dataclass, replace
+from typing import TYPE_CHECKING, Any
 
 from gemmstone import __version__
-from gemmstone.catalog import carbon
+from gemmstone.catalog import carbon, device_files, engine_files, model_files
+from gemmstone.core import units
+from gemmstone.core.deployment import Workload
 from gemmstone.core.errors import BadRequest
-from gemmstone.core.estimate import Estimate
 from gemmstone.core.hardware import Device
+from gemmstone.graph import parameters
+from gemmstone.graph.families import FAMILIES, build_model
+from gemmstone.predict.deploy import Choice
 from gemmstone.predict.economics import SCOPES, Economics
-from gemmstone.simulate.metrics import Answer, Metric, answer
+from gemmstone.report import cases
+from gemmstone.simulate import documents, rows
+from gemmstone.simulate.metrics import METRICS, answer
 from gemmstone.simulate.scenario import Scenario, at_the_limit, check_workload, system
-from gemmstone.simulate.system import System
 
-POWER_WARNING = "power, energy and carbon come from an assumed linear model of utilisation, not from a fit"
+if TYPE_CHECKING:
+    from gemmstone.plan.search import Question
+
+__all__ = ["Choice", "Money", "Scenario", "Workload", "money", "plan", "predict", "predict_cases"]
+
+MAX_PRICE = 1e6
+MAX_PUE = 10.0
 
 
 @dataclass(frozen=True, kw_only=True)
 class Money:
-    """What a user said about price and place; None takes the catalogue's price and the world's average electricity."""
+    """What a user said about price and place; None takes the catalogue's price, the world's average electricity and PUE."""
 
     usd_per_device_hour: float | None = None
     region: str | None = None
     pue: float | None = None
     energy_scope: str = "device"
 
+    def economics(self, device: Device) -> Economics:
+        """Prices and carbon to count with on a device."""
+        price = self.usd_per_device_hour
+        if price is None and device.price is not None:
+            price = device.price.usd_per_hour
+        grams, _ = carbon.intensity(self.region or carbon.DEFAULT_REGION)
+        return Economics(
+            usd_per_device_hour=price,
+            g_co2_per_kwh=grams,
+            pue=carbon.DEFAULT_PUE if self.pue is None else self.pue,
+            energy_scope=self.energy_scope,
+        )
 
-def predict(scenario: Scenario, money: Money = Money()) -> dict[str, Any]:
+
+def money(price: str | None, region: str | None, pue: float | None, energy_scope: str) -> Money:
+    """Money from texts; BadRequest for an impossible price, PUE or scope."""
+    usd = None if price is None else units.parse(price, "usd_per_h")
+    if usd is not None and not 0 <= usd <= MAX_PRICE:
+        raise BadRequest(f"the price must lie between 0 and {MAX_PRICE:g} USD an hour, not {usd:g}")
+    if pue is not None and not 1 <= pue <= MAX_PUE:
+        raise BadRequest(f"the PUE must lie between 1 and {MAX_PUE:g}, not {pue:g}")
+    if energy_scope not in SCOPES:
+        raise BadRequest(f"unknown energy scope {energy_scope!r}: one of {', '.join(SCOPES)}")
+    return Money(usd_per_device_hour=usd, region=region, pue=pue, energy_scope=energy_scope)
+
+
+def predict(scenario: Scenario, money: Money | None = None) -> dict[str, Any]:
     """Latency, throughput, memory, energy and cost of one scenario: the document `gemmstone.predict/1`."""
     check_workload(scenario.workload)
     made = system(scenario)
-    economics, notes = economics_of(made.cluster.device, money)
+    money = money or Money()
+    economics = money.economics(made.cluster.device)
     found = answer(made, scenario.workload, economics)
-    bound = answer(at_the_limit(made), scenario.workload, economics) if scenario.fidelity != "limit" else found
-    warnings = [*notes, *warnings_of(found)]
+    at_limit = found if scenario.fidelity == "limit" else answer(at_the_limit(made), scenario.workload, economics)
     return {
-        "schema": "gemmstone/predict/1",
-        "gemmstone_version": __version__,
-        "warnings": warnings,
+        **_head("predict", documents.warnings(found)),
         "model": made.model.name,
         "hardware": f"{made.cluster.num_devices}x{made.cluster.device.slug}",
         "what_if": list(made.cluster.device.edited),
-        "deployment": deployment_of(made),
+        "deployment": documents.deployment(made),
         "workload": asdict(scenario.workload),
         "fidelity": scenario.fidelity,
-        "metrics": metrics_of(found),
-        "limit": {name: metric["value"] for name, metric in metrics_of(bound).items()},
-        "bound": bound_of(found),
-        "tree": tree_of(found),
-        "memory": memory_of(found),
+        "metrics": documents.metrics(found),
+        "limit": {name: metric["value"] for name, metric in documents.metrics(at_limit).items()},
+        "bound": documents.bound(found),
+        "tree": documents.tree(found),
+        "memory": documents.memory(found),
         "economics": asdict(economics),
+        "region": money.region or carbon.DEFAULT_REGION,
     }
 
 
-def economics_of(device: Device, money: Money) -> tuple[Economics, list[str]]:
-    """Prices and carbon to count with, and what had to be assumed."""
-    if money.energy_scope not in SCOPES:
-        raise BadRequest(f"unknown energy scope {money.energy_scope!r}: one of {', '.join(SCOPES)}")
-    notes = [POWER_WARNING]
-    usd = money.usd_per_device_hour
-    if usd is None and device.price is not None:
-        usd = device.price.usd_per_hour
-    if usd is None:
-        notes.append(f"no price is known for {device.slug}: give one with --price")
-    grams, _ = carbon.intensity(money.region or carbon.DEFAULT_REGION)
-    if money.region is None:
-        notes.append("carbon is for the world's average electricity: name a place with --region")
-    pue = money.pue if money.pue is not None else carbon.DEFAULT_PUE
-    return Economics(usd_per_device_hour=usd, g_co2_per_kwh=grams, pue=pue, energy_scope=money.energy_scope), notes
+def predict_cases(source: str, target: str, money: Money | None = None, fidelity: str = "calibrated") -> tuple[int, int]:
+    """Answers a CSV of cases ("-" for standard streams) into another; returns rows answered and rows read."""
+    money = money or Money()
+
+    def solve(row: cases.Row) -> dict[str, Any]:
+        scenario = rows.scenario(row, fidelity)
+        made = system(scenario)
+        found = answer(made, scenario.workload, money.economics(made.cluster.device))
+        values: dict[str, Any] = {}
+        for name, metric in found.metrics.items():
+            values[name] = float(metric.value[0])
+            values[f"{name}_low"], values[f"{name}_high"] = float(metric.low[0]), float(metric.high[0])
+        return {**values, "bound": documents.bound(found)["decode"], "fidelity": fidelity}
+
+    columns = [column for name in METRICS for column in (name, f"{name}_low", f"{name}_high")]
+    return cases.run(source, target, [*columns, "bound", "fidelity"], solve)
 
 
-def warnings_of(found: Answer) -> list[str]:
-    """What a reader should know before using the numbers."""
-    notes = []
-    if found.steady.tree.source == "borrowed":
-        device = found.system.cluster.device.slug
-        notes.append(f"some kernels of {device} were never measured: coefficients are borrowed and the bands wider")
-    if float(found.steady.waiting[0]) > 0.5:
-        held = float(found.steady.running[0]) * found.system.deployment.attention_dp
-        notes.append(f"the cache of a replica holds about {held:.0f} requests at once: the others wait for a slot")
-    return notes
+def plan(question: Question, money: Money | None = None, *, detail: bool = False) -> dict[str, Any]:
+    """The best deployments for a question: the document `gemmstone.plan/1`; `detail` adds what the HTML page draws."""
+    from gemmstone.plan.documents import document  # lazy: predict does without the search
+    from gemmstone.plan.search import search
+
+    money = money or Money()
+    check_workload(replace(question.workload, mode="concurrency", load=1.0))
+    found = search(question, money.economics)
+    return {**_head("plan", []), **document(question, found, money.economics, detail=detail)}
 
 
-def metrics_of(found: Answer, load: int = 0) -> dict[str, dict[str, float]]:
-    """All metrics at one load as value, low and high."""
-    return {name: _numbers(metric, load) for name, metric in found.metrics.items()}
-
-
-def _numbers(metric: Metric, load: int) -> dict[str, float]:
-    return {
-        "value": float(metric.value[load]),
-        "low": float(metric.low[load]),
-        "high": float(metric.high[load]),
-    }
-
-
-def deployment_of(made: System) -> dict[str, Any]:
-    """The resolved deployment, with the scheduler that was modelled."""
-    return {**asdict(made.deployment), "num_devices": made.deployment.num_devices, "scheduler": made.engine.scheduler}
-
-
-def bound_of(found: Answer, load: int = 0) -> dict[str, str]:
-    """What limits a decode step and a step with a prompt."""
-    tree, loads = found.steady.tree, found.steady.loads
-    return {"prefill": tree.bound(2 * loads + load), "decode": tree.bound(load)}
-
-
-def tree_of(found: Answer, load: int = 0) -> dict[str, Any]:
-    """One prompt step and one decode step, term by term."""
-    tree, loads = found.steady.tree, found.steady.loads
-    parts = [
-        {**_step(tree, loads + load), "name": "prefill step"},
-        {**_step(tree, load), "name": "decode step"},
+def catalog_devices(name: str | None = None) -> dict[str, Any]:
+    """All devices, or one with every value, its source and where sources disagree."""
+    if name is not None:
+        return {**_head("catalog", []), "device": device_files.describe(name)}
+    found = [device_files.find(slug) for slug in device_files.published()]
+    listed = [
+        {
+            "slug": device.slug,
+            "name": device.name,
+            "architecture": device.architecture,
+            "memory_bytes": device.memory_bytes,
+            "memory_bandwidth_bytes_per_s": device.memory_bandwidth_bytes_per_s,
+            "peak_flop_per_s": dict(device.peak_flop_per_s),
+            "tdp_w": device.tdp_w,
+            "usd_per_hour": device.price.usd_per_hour if device.price else None,
+        }
+        for device in found
     ]
-    decode = parts[1]
-    return {
-        "name": "steps",
-        "time_s": sum(part["time_s"] for part in parts),
-        "energy_j": sum(part["energy_j"] for part in parts),
-        "count": 1,
-        "bound": decode["bound"],
-        "source": tree.source,
-        "error_frac": tree.error_frac,
-        "parts": parts,
+    return {**_head("catalog", []), "devices": listed}
+
+
+def catalog_models(name: str | None = None) -> dict[str, Any]:
+    """All shipped models, or one with its counts and its source."""
+    if name is not None:
+        return {**_head("catalog", []), "model": _model(model_files.find(name), deep=True)}
+    listed = [_model(file, deep=False) for file in model_files.published()]
+    return {**_head("catalog", []), "models": listed, "architectures": sorted(FAMILIES)}
+
+
+def _model(file: model_files.ModelFile, *, deep: bool) -> dict[str, Any]:
+    model = build_model(file)
+    counts = parameters.count(model)
+    facts = {
+        "name": file.name,
+        "id": file.id,
+        "parameters": counts.total,
+        "active_parameters": counts.active,
+        "kv_bytes_per_token": parameters.kv_bytes_per_token(model, 2.0),
+        "layers": model.num_layers,
+        "source": file.source,
     }
+    return {**facts, **asdict(model)} if deep else facts
 
 
-def _step(tree: Estimate, point: int) -> dict[str, Any]:
-    return tree.as_dict(point)
+def catalog_engines(name: str | None = None) -> dict[str, Any]:
+    """All engines, or one with how it schedules, its defaults and their sources."""
+    if name is not None:
+        return {**_head("catalog", []), "engine": asdict(engine_files.find(name))}
+    listed = [
+        {"name": engine.name, "title": engine.title, "version": engine.version, "scheduler": engine.scheduler}
+        for engine in (engine_files.find(name) for name in engine_files.published())
+    ]
+    return {**_head("catalog", []), "engines": listed}
 
 
-def memory_of(found: Answer, load: int = 0) -> dict[str, Any]:
-    """The memory tree of the fullest device, cache in use included."""
-    memory = found.system.memory
-    used = float(found.metrics["memory_bytes_per_device"].value[load])
-    cache = max(0.0, used - memory.tree.bytes)
-    parts = [part.as_dict() for part in memory.tree.parts]
-    parts.append({"name": "kv cache", "bytes": cache, "parts": []})
-    parts.append({"name": "free", "bytes": max(0.0, memory.usable_bytes - used), "parts": []})
-    total = float(np.sum([part["bytes"] for part in parts]))
-    return {"name": "usable", "bytes": total, "parts": sorted(parts, key=lambda part: -float(str(part["bytes"])))}
+def _head(verb: str, warnings: list[str]) -> dict[str, Any]:
+    return {"schema": f"gemmstone/{verb}/1", "gemmstone_version": __version__, "warnings": warnings}

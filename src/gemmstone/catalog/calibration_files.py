@@ -10,7 +10,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from gemmstone.core.calibration import EngineFit, Fit
+from gemmstone.core.calibration import EngineFit, Fit, Scale
 from gemmstone.core.errors import BadRequest
 
 DIRECTORY = Path(__file__).parent / "calibration"
@@ -76,9 +76,19 @@ ENGINES_FILE = Path(__file__).parent / "calibration_engines.json"
 
 
 @cache
-def engine_fit(engine: str, version: str = "") -> EngineFit:
-    """What an engine adds to its kernels; the generic engine's numbers for one that was never measured."""
+def engine_fit(engine: str, era: str = "") -> EngineFit:
+    """What an engine adds to its kernels; the generic engine's numbers for one that was never measured.
+
+    `era` names an older generation of the engine that was fitted apart, as "static" for the offline scripts of 2024.
+    """
     document = json.loads(ENGINES_FILE.read_text(encoding="utf-8")) if ENGINES_FILE.is_file() else {}
-    entry = document.get(engine) or document.get("generic") or {}
-    names = {field.name for field in fields(EngineFit)}
-    return EngineFit(**{name: value for name, value in entry.items() if name in names})
+    for key in (f"{engine}@{era}" if era else engine, f"generic@{era}" if era else "generic", engine, "generic"):
+        if key in document:
+            return _engine_fit(document[key])
+    return EngineFit()
+
+
+def _engine_fit(entry: Mapping[str, Any]) -> EngineFit:
+    known = {item.name for item in fields(EngineFit)} - {"scales"}
+    scales = {name: Scale(**values) for name, values in entry.get("scales", {}).items()}
+    return EngineFit(scales=scales, **{name: value for name, value in entry.items() if name in known})

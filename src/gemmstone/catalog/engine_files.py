@@ -1,7 +1,7 @@
 """Serving engines as TOML files, one each: how they schedule, their defaults, what they accept, how they are started.
 
-Every table of a file names a key of [sources] (the launch options: "arguments"). The numbers under [host] are the
-exception: they are fitted on measurements by a script and carry its name.
+Every table of a file names a key of [sources] (the launch options: "arguments"). What an engine adds to its kernels is fitted, and lies
+in calibration_engines.json.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from gemmstone.core.lookup import fold, unknown
 
 DIRECTORY = Path(__file__).parent / "engines"
 SCHEDULERS = ("mixed", "prefill-first", "static")
+SPLITS = ("tensor", "layer")  # how several devices share one copy of a model: slices of each matrix, or whole layers
 FRACTIONS_OF = ("total", "free")
 EVERY = "*"
 
@@ -31,22 +32,6 @@ class Budget:
     at_least_bytes: float
     tokens: int
     excepted: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True, kw_only=True)
-class Host:
-    """What the engine's own code adds to a step, and how its collectives compare with bare ones.
-
-    step_s a step, per_sequence_s a decoding sequence, per_prefill_token_s a prompt token; allreduce_factor multiplies
-    the time of an all-reduce; versions maps an engine version to a factor on the step.
-    """
-
-    step_s: float = 0.0
-    per_sequence_s: float = 0.0
-    per_prefill_token_s: float = 0.0
-    allreduce_factor: float = 1.0
-    versions: Mapping[str, float]
-    source: str
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,7 +56,8 @@ class Engine:
     """One serving engine as its published sources describe it.
 
     scheduler is "mixed" (prefill chunks and decodes share a step), "prefill-first" (a step is one or the other, prompts
-    go first) or "static" (a batch is started and finished together). memory_fraction is what weights, cache and
+    go first) or "static" (a batch is started and finished together). splits says how devices share a model: "tensor"
+    slices, or whole "layer"s one device after the other. memory_fraction is what weights, cache and
     workspace (memory_fraction_of "total") or the cache alone (of what is "free" after loading) may take;
     reserve_bytes stay untouched. weights and kv_cache map a number format to the architectures it is accepted on.
     """
@@ -81,6 +67,7 @@ class Engine:
     version: str
     aliases: tuple[str, ...]
     scheduler: str
+    splits: str
     cuda_graphs: bool
     max_num_batched_tokens: int
     budgets: tuple[Budget, ...]
@@ -91,7 +78,6 @@ class Engine:
     receive_interval_steps: int
     weights: Mapping[str, tuple[str, ...]]
     kv_cache: Mapping[str, tuple[str, ...]]
-    host: Host
     launch: Launch
     sources: Mapping[str, str]
 
@@ -161,6 +147,7 @@ def _engine(table: Mapping[str, Any]) -> Engine:
         version=table["version"],
         aliases=tuple(table["aliases"]),
         scheduler=_one_of(scheduler["kind"], SCHEDULERS),
+        splits=_one_of(table["splits"], SPLITS),
         cuda_graphs=bool(table["cuda_graphs"]),
         max_num_batched_tokens=int(batch["max_num_batched_tokens"]),
         budgets=tuple(_budget(row) for row in batch["by_memory"]),
@@ -171,7 +158,6 @@ def _engine(table: Mapping[str, Any]) -> Engine:
         receive_interval_steps=int(streaming["receive_interval_steps"]),
         weights={key: tuple(value) for key, value in table["weights"].items()},
         kv_cache={key: tuple(value) for key, value in table["kv_cache"].items()},
-        host=Host(**_known(Host, table["host"])),
         launch=_launch(table["launch"]),
         sources=sources,
     )

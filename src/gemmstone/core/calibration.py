@@ -33,12 +33,13 @@ class Fit:
 
 
 class Scale(NamedTuple):
-    """Factors on the datasheet rates (and on the launch time) of a device that borrows another's coefficients."""
+    """Factors on the datasheet rates, launches and exposed host time of a device that borrows another's coefficients."""
 
     compute: float = 1.0
     bandwidth: float = 1.0
     link: float = 1.0
     launch: float = 1.0
+    host: float = 1.0
 
     def apply(self, rates: Rates) -> Rates:
         """The rates the kernels of this device get out of its datasheet, relative to its lender's."""
@@ -65,7 +66,7 @@ class EngineFit:
     per_prefill_token_s: float = 0.0
     launch_s: float = 0.0
     request_s: float = 0.0
-    arrival_s: float = 0.0
+    neighbour_s: float = 0.0
     first_token_steps: float = 0.0
     launch_factor: float = 1.0
     communication_factor: float = 1.0

@@ -104,6 +104,7 @@ class Model:
     dtype: str = "bf16"
     quantization: Quantization | None = None
     source: str = ""
+    hub_id: str = ""  # as it is called on the Hugging Face Hub, where that is known
 
     @property
     def num_layers(self) -> int:

@@ -13,6 +13,7 @@ from gemmstone.core.model import Attention, DenseMLP, Experts, LatentAttention
 from gemmstone.core.work import Op
 from gemmstone.ops import attention, collective, elementwise, matmul, moe
 
+ROUTING_SKEW = 0.0  # experts equally popular: balancing losses and replicas of hot experts aim at that
 ACTIVATION_BYTES = 2.0  # activations travel and rest in bf16
 
 
@@ -147,6 +148,9 @@ def expert_ops(block: Experts, place: Place) -> Iterator[Op]:
         hidden=place.hidden,
         intermediate=block.intermediate_size / expert_tensor,
         expert_parallel=run.expert_parallel,
+        imbalance=moe.expected_imbalance(
+            place.stage_tokens, block.num_experts, block.experts_per_token, run.expert_parallel, ROUTING_SKEW
+        ),
         gated=block.gated,
         weights=run.weights,
         activations=run.activations,

@@ -23,6 +23,7 @@ from gemmstone.graph.build import build
 CONTEXT_BYTES = 0.6e9  # driver context, library handles
 COMMUNICATION_BYTES = 0.5e9  # buffers of the collective library, only with more than one device
 GRAPH_BYTES = 0.8e9  # captured CUDA graphs
+ENDS = ("embedding", "head")  # operations that only the first or the last stage holds
 REPORTED_FRAC = 0.985  # of the reported memory is free before an engine starts
 
 
@@ -112,7 +113,10 @@ def _weights(model: Model, deployment: Deployment) -> MemoryNode:
     ends: list[MemoryNode] = []
     for group in build(model, deployment, Step()):
         parts = tuple(
-            MemoryNode(name=op.name, bytes=float(op.weight_bytes) * group.count / (1 if group.count == 1 else stages))
+            MemoryNode(
+                name=op.name,
+                bytes=float(op.weight_bytes) * group.count / (1 if group.name in ENDS else stages),
+            )
             for op in group.ops
             if float(op.weight_bytes) > 0
         )
@@ -123,7 +127,7 @@ def _weights(model: Model, deployment: Deployment) -> MemoryNode:
         node = MemoryNode(
             name=group.name, bytes=sum(p.bytes for p in parts), parts=tuple(sorted(parts, key=lambda n: -n.bytes))
         )
-        (ends if group.name in ("embedding", "head") else nodes).append(node)
+        (ends if group.name in ENDS else nodes).append(node)
     if stages > 1 and ends:  # first and last stage hold one each: the fuller one counts
         ends = [max(ends, key=lambda node: node.bytes)]
     nodes += ends

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from gemmstone.catalog import calibration_files
-from gemmstone.core.calibration import Fit, Rates
+from gemmstone.core.calibration import Fit
 from gemmstone.core.hardware import Device
 
 # Architecture -> measured devices whose kernels behave alike, nearest first. The leave-one-device-out study in
@@ -27,29 +27,11 @@ SAME_CLASS_ERROR = 0.12
 OTHER_CLASS_ERROR = 0.35
 
 
-class Scale(NamedTuple):
-    """Factors on the rates of a borrowing device, fitted on its end-to-end rows where there are any."""
-
-    compute: float = 1.0
-    bandwidth: float = 1.0
-    link: float = 1.0
-    launch: float = 1.0
-
-    def apply(self, rates: Rates) -> Rates:
-        """The rates the kernels of this device get out of its datasheet, relative to its lender's."""
-        return rates._replace(
-            flop_per_s=rates.flop_per_s * self.compute,
-            bytes_per_s=rates.bytes_per_s * self.bandwidth,
-            link_bytes_per_s=rates.link_bytes_per_s * self.link,
-        )
-
-
 class Lender(NamedTuple):
     """The fits a device is priced with, and what using them adds to the error."""
 
     device: str
     fits: tuple[Fit, ...]
-    scale: Scale
     borrowed: bool
     error_frac: float
 
@@ -58,11 +40,11 @@ def lender(device: Device) -> Lender:
     """A device's own fits, or those of its nearest measured relative."""
     own = calibration_files.load(device.slug)
     if own:
-        return Lender(device.slug, own, Scale(), False, 0.0)
+        return Lender(device.slug, own, False, 0.0)
     for relative in (*RELATIVES.get(device.architecture, ()), STRANGER):
         fits = calibration_files.load(relative)
         if fits:
             same = device.architecture in ("hopper", "blackwell", "ampere")
             error = SAME_CLASS_ERROR if same else OTHER_CLASS_ERROR
-            return Lender(device.slug, fits, Scale(), True, error)
-    return Lender(device.slug, (), Scale(), True, OTHER_CLASS_ERROR)
+            return Lender(device.slug, fits, True, error)
+    return Lender(device.slug, (), True, OTHER_CLASS_ERROR)

@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from gemmstone.core.calibration import Fit
 from gemmstone.core.errors import BadRequest
-from gemmstone.predict.borrowing import Lender, Scale
+from gemmstone.predict.borrowing import Lender
 
 # Kernel variants that stand in for one without a fit, nearest first.
 STAND_INS: dict[str, tuple[str, ...]] = {
@@ -28,6 +28,7 @@ KERNELS_OF: dict[str, tuple[str, ...]] = {
     "trtllm": ("trtllm", "vllm", "sglang"),
 }
 GENERIC = ("vllm", "trtllm", "sglang")
+SHARED = "nccl"  # a library that every engine can fall back on
 STAND_IN_ERROR = (
     0.15  # added (in quadrature) when another variant's coefficients stand in; see docs/physics/borrowing.md
 )
@@ -37,7 +38,6 @@ class Candidates(NamedTuple):
     """Coefficients of the kernels that could run an operation (the fastest counts), and how far to trust them."""
 
     coefficients: tuple[Mapping[str, float], ...]
-    scale: Scale
     source: str
     error_frac: float
 
@@ -53,19 +53,17 @@ def candidates(lent: Lender, family: str, variant: str, engine: str, launch_fact
             fits = tuple(
                 fit
                 for fit in lent.fits
-                if fit.family == family and fit.variant == stand_in and owner in ("", fit.engine)
+                if fit.family == family
+                and fit.variant == stand_in
+                and (owner in ("", fit.engine) or fit.engine == SHARED)
             )
             if fits:
                 error = max(fit.error_frac for fit in fits) ** 2 + lent.error_frac**2
                 if stand_in != variant:
                     error += STAND_IN_ERROR**2
                 source = "borrowed" if lent.borrowed or stand_in != variant else "fitted"
-                return Candidates(
-                    tuple(_in_a_graph(fit, launch_factor * lent.scale.launch) for fit in fits),
-                    lent.scale,
-                    source,
-                    error**0.5,
-                )
+                in_graphs = tuple(_in_a_graph(fit, launch_factor) for fit in fits)
+                return Candidates(in_graphs, source, error**0.5)
     raise BadRequest(f"no coefficients for {family} in {variant} on {lent.device}: use --fidelity limit")
 
 

@@ -42,6 +42,8 @@ def resolve(model: Model, cluster: Cluster, engine: Engine, choice: Choice) -> D
     adp, ep = choice.attention_dp or 1, choice.expert_parallel or 1
     others = pp * dp * adp
     tp = choice.tensor_parallel or max(1, cluster.num_devices // others)
+    if engine.splits == "layer":
+        tp, pp = 1, pp * tp
     formats = number_formats(model, cluster.device, engine, choice)
     deployment = Deployment(
         engine=engine.name,

@@ -8,11 +8,12 @@ error band widens by what such a transfer was measured to cost.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from functools import cached_property
 
 import numpy as np
 
 from gemmstone.core import dtypes
-from gemmstone.core.calibration import EngineFit, KernelTime, Rates
+from gemmstone.core.calibration import EngineFit, KernelTime, Rates, Scale
 from gemmstone.core.errors import BadRequest
 from gemmstone.core.estimate import Estimate
 from gemmstone.core.hardware import Cluster
@@ -20,6 +21,7 @@ from gemmstone.core.work import Op
 from gemmstone.predict.borrowing import Lender, lender
 from gemmstone.predict.coefficients import Candidates, candidates
 from gemmstone.predict.kernels import FORMS
+from gemmstone.predict.kernels.collective import with_links
 from gemmstone.predict.power import dynamic_energy_j
 
 COLLECTIVES = ("all_reduce", "all_gather", "reduce_scatter", "all_to_all", "send_recv")
@@ -33,8 +35,8 @@ class Pricing:
     engine: str
     fidelity: str = "calibrated"
     engine_fit: EngineFit = EngineFit()
-    _candidates: dict[tuple[str, str], Candidates] = field(default_factory=dict)
-    _lender: Lender | None = None
+    _candidates: dict[tuple[str, str], Candidates] = field(default_factory=dict, init=False, repr=False)
+    _lender: Lender | None = field(default=None, init=False, repr=False)
 
     def price(self, op: Op) -> Estimate:
         """Seconds and dynamic joules of all `op.count` calls, zero at operating points where there is nothing to do."""
@@ -75,21 +77,23 @@ class Pricing:
         )
 
     def rates(self, op: Op) -> Rates:
-        """The rates this operation's form divides by: of the lending device's shape, but this device's datasheet."""
+        """The rates this operation's form divides by: this device's datasheet, whoever's coefficients are used."""
         device = self.cluster.device
-        link = self.cluster.link(int(op.shape["ranks"])) if op.kind in COLLECTIVES else None
-        if op.kind in COLLECTIVES and link is None:
-            raise BadRequest(
-                f"no link is known that joins {int(op.shape['ranks'])} {device.slug}: "
-                "choose a smaller group or give one with --set link.scale_up.bandwidth=..."
-            )
-        return Rates(
+        rates = Rates(
             flop_per_s=self.peak_flop_per_s(op.dtype),
             bytes_per_s=device.memory_bandwidth_bytes_per_s,
-            link_bytes_per_s=link.bandwidth_bytes_per_s if link else 0.0,
-            link_latency_s=link.latency_s if link else 0.0,
+            link_bytes_per_s=0.0,
+            link_latency_s=0.0,
             compute_units=float(device.compute_units),
         )
+        if op.kind in COLLECTIVES:
+            rates = with_links(rates, self.cluster)
+            if not rates.link_bytes_per_s:
+                raise BadRequest(
+                    f"no link is known that joins {device.slug} devices: "
+                    "use one device a replica or give a link with --set link.scale_up.bandwidth=..."
+                )
+        return rates
 
     def _roofline(self, op: Op) -> KernelTime:
         rates = self.rates(op)
@@ -102,7 +106,7 @@ class Pricing:
 
     def _calibrated(self, op: Op) -> tuple[KernelTime, str, float]:
         found = self._lookup(op)
-        rates = found.scale.apply(self.rates(op))
+        rates = self.scale.apply(self.rates(op))
         form = FORMS[op.kind]
         timed = form(op, rates, found.coefficients[0])
         for coefficients in found.coefficients[1:]:  # an engine takes the faster kernel for each shape
@@ -112,13 +116,21 @@ class Pricing:
             timed = timed._replace(time_s=timed.time_s * self.engine_fit.communication_factor)
         return timed, found.source, found.error_frac
 
+    @cached_property
+    def scale(self) -> Scale:
+        """Factors on this device's rates where it borrows coefficients and the engine was measured on its architecture."""
+        device = self.cluster.device
+        if self.engine_fit.scales and lender(device).borrowed:
+            return self.engine_fit.scales.get(device.architecture, Scale())
+        return Scale()
+
     def _lookup(self, op: Op) -> Candidates:
         key = (op.kind, op.variant)
         found = self._candidates.get(key)
         if found is None:
             if self._lender is None:
                 self._lender = lender(self.cluster.device)
-            launch = 1.0 if op.kind in COLLECTIVES else self.engine_fit.launch_factor
+            launch = 1.0 if op.kind in COLLECTIVES else self.engine_fit.launch_factor * self.scale.launch
             found = candidates(self._lender, op.kind, op.variant, self.engine, launch)
             self._candidates[key] = found
         return found

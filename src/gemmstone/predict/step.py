@@ -45,7 +45,7 @@ class StepTimer:
             execution.append(self._host("launches", np.full_like(device.time_s, calls * self.host.launch_s)))
         sequences = self.deployment.attention_dp * (np.asarray(step.decode_seqs, dtype=float) + step.prefill_seqs)
         prefill_tokens = self.deployment.attention_dp * np.asarray(step.prefill_seqs * step.prefill_tokens, dtype=float)
-        host_s = (
+        host_s = self.pricing.scale.host * (
             self.host.step_s
             + self.host.per_sequence_s * sequences
             + self.host.per_prefill_token_s * prefill_tokens

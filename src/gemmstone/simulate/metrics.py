@@ -20,6 +20,26 @@ from gemmstone.simulate.system import System
 Z80 = 1.2816  # half width of the central 80% of a normal distribution, in standard deviations
 OFFLINE_MAX_SEQS = 2048.0  # requests in flight beyond which no engine gains throughput (FINDINGS section 3)
 RATE_GRID = 24
+# Every metric there is, in the order of the contract. Some are missing where a price or a power is not known.
+METRICS = (
+    "ttft_s",
+    "tpot_s",
+    "e2e_s",
+    "output_tokens_per_s",
+    "total_tokens_per_s",
+    "requests_per_s",
+    "output_tokens_per_s_per_device",
+    "output_tokens_per_s_per_user",
+    "achieved_concurrency",
+    "memory_bytes_per_device",
+    "kv_capacity_tokens",
+    "power_w_per_device",
+    "energy_j_per_output_token",
+    "usd_per_million_output_tokens",
+    "gco2_per_million_output_tokens",
+    "mfu_frac",
+    "mbu_frac",
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,20 +66,25 @@ def answer(system: System, workload: Workload, economics: Economics, loads: Arra
 
     Loads are of the whole system. Raises NoAnswer for a rate the system cannot sustain.
     """
+    requested = np.atleast_1d(np.asarray(workload.load if loads is None else loads, dtype=float))
+    steady = solve(system, workload, requested)
+    size = lengths(workload, system.deployment.prefix_hit_frac)
+    return Answer(metrics=_metrics(system, steady, size, economics), steady=steady, system=system, workload=workload)
+
+
+def solve(system: System, workload: Workload, loads: Array) -> Steady:
+    """What the system does at each load of the workload's mode."""
     run = system.deployment
     ranks = run.data_parallel * run.attention_dp
-    requested = np.atleast_1d(np.asarray(workload.load if loads is None else loads, dtype=float))
-    size = lengths(workload, run.prefix_hit_frac)
+    capacity = system.memory.kv_capacity_tokens
     if workload.mode == "batch":
-        steady = static_batch(system.timer, system.memory.kv_capacity_tokens, workload, requested / ranks)
-    elif workload.mode == "offline":
-        most = min(slots(run, system.memory.kv_capacity_tokens, size), OFFLINE_MAX_SEQS)
-        steady = _closed(system, workload, np.array([most]))
-    elif workload.mode == "rate":
-        steady = _open_loop(system, workload, requested / ranks, size)
-    else:
-        steady = _closed(system, workload, requested / ranks)
-    return Answer(metrics=_metrics(system, steady, size, economics), steady=steady, system=system, workload=workload)
+        return static_batch(system.timer, capacity, workload, loads / ranks)
+    size = lengths(workload, run.prefix_hit_frac)
+    if workload.mode == "offline":
+        return _closed(system, workload, np.array([min(slots(run, capacity, size), OFFLINE_MAX_SEQS)]))
+    if workload.mode == "rate":
+        return _open_loop(system, workload, loads / ranks, size)
+    return _closed(system, workload, loads / ranks)
 
 
 def _closed(system: System, workload: Workload, per_rank: Array) -> Steady:
@@ -124,17 +149,11 @@ def _metrics(system: System, steady: Steady, size: Lengths, economics: Economics
         usd = economics.usd_per_device_hour * devices / SECONDS_PER_HOUR / output * 1e6
         values["usd_per_million_output_tokens"] = (usd, errors["tpot"])
     active = count(system.model).active
-    peak = system.timer.pricing.peak_flop_per_s(run.activations)
+    peak = system.pricing.peak_flop_per_s(run.activations)
     values["mfu_frac"] = (2.0 * active * total / (devices * peak), errors["tpot"])
-    decode_bytes = np.split(np.asarray(steady.tree.bytes, dtype=float), 3)[0] / run.pipeline_parallel
-    values["mbu_frac"] = (
-        decode_bytes
-        * run.pipeline_parallel
-        / steady.decode_s
-        / device.memory_bandwidth_bytes_per_s
-        / run.pipeline_parallel,
-        errors["tpot"],
-    )
+    # A device runs the micro-batches of all stages in one decode time, each a stage's share of the bytes.
+    decode_bytes = np.split(np.asarray(steady.tree.bytes, dtype=float), 3)[0]
+    values["mbu_frac"] = (decode_bytes / steady.decode_s / device.memory_bandwidth_bytes_per_s, errors["tpot"])
     return {name: _metric(np.asarray(value, dtype=float), error) for name, (value, error) in values.items()}
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import NamedTuple
 
 from gemmstone.catalog import calibration_files, device_files, engine_files, model_files
 from gemmstone.core.deployment import Workload
@@ -58,15 +59,18 @@ def system(scenario: Scenario) -> System:
     """The system a scenario describes; equal descriptions share one."""
     if scenario.fidelity not in FIDELITIES:
         raise BadRequest(f"unknown fidelity {scenario.fidelity!r}: one of {', '.join(FIDELITIES)}")
-    return _system(
-        scenario.model,
-        scenario.hardware,
-        scenario.num_devices,
-        scenario.engine,
-        scenario.choice,
-        scenario.fidelity,
-        scenario.edits,
-    )
+    hardware = Hardware(scenario.hardware, scenario.num_devices, scenario.edits)
+    style = Style(scenario.engine, era(scenario), scenario.fidelity)
+    return _system(scenario.model, hardware, style, scenario.choice)
+
+
+def era(scenario: Scenario) -> str:
+    """Which generation of an engine is meant: static batches were measured with the offline scripts of 2024.
+
+    Those schedule, sample and detokenise between steps in the foreground; a named version, or any other mode, means the
+    servers of 2025.
+    """
+    return "static" if scenario.workload.mode == "batch" and not scenario.choice.engine_version else ""
 
 
 def at_the_limit(made: System) -> System:
@@ -80,22 +84,28 @@ def at_the_limit(made: System) -> System:
     )
 
 
+class Hardware(NamedTuple):
+    """Devices as asked for: a name, a count that the name may carry instead, --set edits."""
+
+    name: str
+    num_devices: int | None
+    edits: tuple[str, ...] = ()
+
+
+class Style(NamedTuple):
+    """How prices are formed: whose kernels, of which generation, at which fidelity."""
+
+    engine: str
+    era: str
+    fidelity: str
+
+
 @lru_cache(maxsize=512)
-def _system(
-    model_name: str,
-    hardware: str,
-    num_devices: int | None,
-    engine_name: str,
-    choice: Choice,
-    fidelity: str,
-    edits: tuple[str, ...],
-) -> System:
+def _system(model_name: str, hardware: Hardware, style: Style, choice: Choice) -> System:
     model = load_model(model_name)
-    cluster = load_cluster(hardware, num_devices, edits)
-    engine = engine_files.find(engine_name)
-    deployment = resolve(model, cluster, engine, choice)
-    pricing = _pricing(hardware, num_devices, edits, engine.name, choice.engine_version, fidelity)
-    return assemble(model, cluster, engine, deployment, pricing=pricing)
+    cluster = load_cluster(hardware)
+    engine = engine_files.find(style.engine)
+    return assemble(model, cluster, engine, resolve(model, cluster, engine, choice), pricing=pricing(hardware, style))
 
 
 @lru_cache(maxsize=256)
@@ -105,20 +115,18 @@ def load_model(name: str) -> Model:
 
 
 @lru_cache(maxsize=256)
-def load_cluster(hardware: str, num_devices: int | None, edits: tuple[str, ...] = ()) -> Cluster:
+def load_cluster(hardware: Hardware) -> Cluster:
     """The cluster of a name, with --set edits applied to its device."""
-    cluster = device_files.cluster(hardware, num_devices)
+    cluster = device_files.cluster(hardware.name, hardware.num_devices)
     device = cluster.device
-    for change in edits:
+    for change in hardware.edits:
         device = device_files.edit(device, change)
     return Cluster(device=device, num_devices=cluster.num_devices, devices_per_node=cluster.devices_per_node)
 
 
 @lru_cache(maxsize=256)
-def _pricing(
-    hardware: str, num_devices: int | None, edits: tuple[str, ...], engine: str, version: str, fidelity: str
-) -> Pricing:
-    cluster = load_cluster(hardware, num_devices, edits)
-    return Pricing(
-        cluster=cluster, engine=engine, fidelity=fidelity, engine_fit=calibration_files.engine_fit(engine, version)
-    )
+def pricing(hardware: Hardware, style: Style) -> Pricing:
+    """The prices of operations on some hardware in some style; systems that differ in nothing else share them."""
+    engine = engine_files.find(style.engine).name
+    fitted = calibration_files.engine_fit(engine, style.era)
+    return Pricing(cluster=load_cluster(hardware), engine=engine, fidelity=style.fidelity, engine_fit=fitted)

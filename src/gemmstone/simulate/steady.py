@@ -8,7 +8,8 @@ prompt delays everybody by `extra`: the time of the steps that carry it less tha
 
     tpot = decode(n) + (n - 1) extra / O
 
-A new request waits for the running step, for the prompts before it (a closed network with one server, the prefill, and
+No step is longer than a full one, and where prompts take all the time, Little's law gives the wait. Otherwise
+a new request waits for the running step, for the prompts before it (a closed network with one server, the prefill, and
 O decode steps of thinking: Schweitzer's approximation of mean value analysis has a closed form there), then for the
 steps that carry its own prompt. In a benchmark that starts all slots at once the first of N requests a slot meets n
 prompts in front of it instead. More requests than the cache holds wait for a slot: Little's law.
@@ -17,17 +18,33 @@ prompts in front of it instead. More requests than the cache holds wait for a sl
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import numpy as np
 
 from gemmstone.core.deployment import Array, Deployment, Step, Workload
 from gemmstone.core.estimate import Estimate
-from gemmstone.predict.step import StepTimer
+from gemmstone.core.calibration import EngineFit
 
 RESIDENT_OUTPUT_FRAC = (
     0.6  # of its output a request holds in the cache on average when room is scarce (FINDINGS: trap 9)
 )
+MOST_WAVES = 64.0  # later waves are as good as steady
+
+
+class Timer(Protocol):
+    """What the formulas ask: the tree of a step, and the engine's habits outside its steps."""
+
+    @property
+    def deployment(self) -> Deployment:
+        """How the model is run."""
+
+    @property
+    def host(self) -> EngineFit:
+        """What the engine adds."""
+
+    def estimate(self, step: Step) -> Estimate:
+        """The tree of a step, arrays over its operating points."""
 
 
 class Lengths(NamedTuple):
@@ -52,7 +69,7 @@ class Points(NamedTuple):
     wave_s: Array
     wave_steps: Array
     prompts_per_step: Array
-    chunks: float
+    chunks: Array
     tree: Estimate
 
 
@@ -89,7 +106,7 @@ def slots(deployment: Deployment, kv_capacity_tokens: float, size: Lengths) -> f
 
 
 def closed_loop(
-    timer: StepTimer, kv_capacity_tokens: float, workload: Workload, in_flight: Array, *, prefill_first: bool = False
+    timer: Timer, kv_capacity_tokens: float, workload: Workload, in_flight: Array, *, prefill_first: bool = False
 ) -> Steady:
     """`in_flight` requests per attention-DP rank [loads], each slot refilled at once."""
     size = lengths(workload, timer.deployment.prefix_hit_frac)
@@ -98,24 +115,27 @@ def closed_loop(
     running = np.minimum(in_flight, max(room, 1e-9))
     points = _points(timer, size, running, prefill_first)
 
-    extra_s = _extra(points, prefill_first)
-    others = np.maximum(running - 1.0, 0.0)
-    tpot_s = points.decode_s + others * extra_s / size.output
     stages = timer.deployment.pipeline_parallel
-    per_request_s = (size.output * points.decode_s / np.maximum(running, 1.0) + extra_s) / stages
-    capacity = 1.0 / per_request_s
+    extra_s = _extra(points, prefill_first) / stages  # what a stage is busy with it; the stages work side by side
+    others = np.maximum(running - 1.0, 0.0)
+    later = max(size.output - 1.0, 0.0)  # the first token comes out of the prompt's own step
+    tpot_s = points.decode_s + others * extra_s / size.output
+    if not prefill_first:  # no step is longer than a full one
+        tpot_s = np.minimum(tpot_s, np.maximum(points.mixed_s, points.wave_s))
+    capacity = 1.0 / (later * points.decode_s / np.maximum(running, 1.0) + extra_s)
     own_s = points.chunks * points.mixed_s
-    queue_s = _prefill_queue(points, extra_s, others, size.output)
+    queue_s = _forgotten(workload) * _prefill_queue(points, extra_s, others, size.output)
     start_s = 0.5 * points.decode_s + queue_s + own_s
-    first_s = _first_wave(points, workload)
+    start_s = np.maximum(start_s, running / capacity - later * tpot_s)  # Little's law where prompts take all the time
     slot_wait_s = np.maximum(in_flight - running, 0.0) / capacity
     if workload.requests_per_slot:
         share = 1.0 / workload.requests_per_slot
-        start_s = share * np.maximum(first_s, own_s) + (1.0 - share) * start_s
+        start_s = share * np.maximum(_first_wave(points, stages), own_s) + (1.0 - share) * start_s
         slot_wait_s = slot_wait_s * (1.0 - 0.5 * share)
     host = timer.host
-    ttft_s = start_s + slot_wait_s + host.request_s + host.first_token_steps * tpot_s
-    e2e_s = ttft_s + (size.output - 1.0) * tpot_s
+    front_s = host.request_s + host.neighbour_s * np.maximum(in_flight - 1.0, 0.0)
+    ttft_s = start_s + slot_wait_s + front_s + host.first_token_steps * tpot_s * min(1.0, later)
+    e2e_s = ttft_s + later * tpot_s
     requests_per_s = np.minimum(in_flight / e2e_s, capacity)
     return Steady(
         running=running,
@@ -126,13 +146,13 @@ def closed_loop(
         requests_per_s=requests_per_s * timer.deployment.attention_dp,
         decode_s=points.decode_s,
         mixed_s=points.mixed_s,
-        prefill_share=extra_s / (per_request_s * stages),
+        prefill_share=extra_s * capacity,
         tree=points.tree,
         loads=len(in_flight),
     )
 
 
-def static_batch(timer: StepTimer, kv_capacity_tokens: float, workload: Workload, batch: Array) -> Steady:
+def static_batch(timer: Timer, kv_capacity_tokens: float, workload: Workload, batch: Array) -> Steady:
     """One batch per attention-DP rank [loads]: all prompts, then all tokens, in rounds when the cache is too small."""
     size = lengths(workload, timer.deployment.prefix_hit_frac)
     batch = np.asarray(batch, dtype=float)
@@ -140,7 +160,7 @@ def static_batch(timer: StepTimer, kv_capacity_tokens: float, workload: Workload
     rounds = np.maximum(1.0, batch / room)
     running = batch / rounds
     points = _points(timer, size, running, prefill_first=True)
-    prompts_s = points.wave_s * points.wave_steps
+    prompts_s = _all_prompts(points, timer.deployment.pipeline_parallel)
     ttft_s = prompts_s + timer.host.request_s
     generate_s = np.maximum(size.output - 1.0, 0.0) * points.decode_s
     total_s = rounds * (prompts_s + generate_s) + timer.host.request_s
@@ -159,7 +179,7 @@ def static_batch(timer: StepTimer, kv_capacity_tokens: float, workload: Workload
     )
 
 
-def _points(timer: StepTimer, size: Lengths, running: Array, prefill_first: bool) -> Points:
+def _points(timer: Timer, size: Lengths, running: Array, prefill_first: bool) -> Points:
     """Decode steps, steps that carry a new prompt, and full steps of the first wave, all in one pass."""
     run = timer.deployment
     stages = run.pipeline_parallel
@@ -167,13 +187,13 @@ def _points(timer: StepTimer, size: Lengths, running: Array, prefill_first: bool
     context = size.prompt + size.output / 2.0
     budget = float(run.max_num_batched_tokens)
     riding = 0.0 if prefill_first else 1.0
-    room = max(budget - float(np.max(share)) * riding, 0.25 * budget)
-    chunks = max(1.0, np.ceil(size.new / room))
+    room = np.maximum(budget - share * riding, 0.25 * budget)
+    chunks = np.maximum(1.0, np.ceil(size.new / room))
     chunk = size.new / chunks
     past = size.cached + (chunks - 1.0) / 2.0 * chunk
     together = np.clip(share / size.output, 1.0, np.maximum(1.0, room / chunk))
     wave_tokens = np.minimum(share * size.new, budget)
-    wave_steps = np.maximum(1.0, share * size.new / budget)
+    wave_steps = np.maximum(1.0, np.maximum(running, share) * size.new / wave_tokens)
     wave_seqs = np.maximum(1.0, wave_tokens / size.new)
     zeros = np.zeros_like(share)
     others = np.maximum(share - 1.0, 0.0) * riding
@@ -187,7 +207,7 @@ def _points(timer: StepTimer, size: Lengths, running: Array, prefill_first: bool
     )
     tree = timer.estimate(step)
     decode_s, mixed_s, wave_s = np.split(tree.time_s, 3)
-    return Points(running, decode_s, mixed_s, wave_s, wave_steps, together, float(chunks), tree)
+    return Points(running, decode_s, mixed_s, wave_s, wave_steps, together, chunks, tree)
 
 
 def _extra(points: Points, prefill_first: bool) -> Array:
@@ -196,17 +216,38 @@ def _extra(points: Points, prefill_first: bool) -> Array:
     return points.chunks * np.maximum(points.mixed_s - replaced, 0.0) / points.prompts_per_step
 
 
+def _forgotten(workload: Workload) -> float:
+    """How far the slots have forgotten that they started together: 0 not at all, 1 for a steady state.
+
+    The prompts of the first wave are computed one after the other, and that leaves the slots evenly spaced: they hardly
+    meet again. After w requests each, lengths that vary uniformly over a fraction s of their maximum have moved a slot
+    by s sqrt(w / 12) of a length; spaced slots have become random ones when that is the spread of a whole length,
+    1 / sqrt(12). The mean over the later waves counts.
+    """
+    if not workload.requests_per_slot:
+        return 1.0
+    waves = np.arange(1.0, np.clip(workload.requests_per_slot, 2.0, MOST_WAVES))
+    relative = workload.length_spread / (1.0 - workload.length_spread / 2.0)
+    return float(np.minimum(1.0, relative**2 * waves).mean())
+
+
 def _prefill_queue(points: Points, extra_s: Array, others: Array, output: float) -> Array:
-    """Mean wait behind other prompts: one server of `extra` seconds, `others` + 1 customers that think for O decode steps.
+    """Mean wait behind other prompts: one server of `extra` seconds, `others` + 1 customers that think O decode steps.
 
     Schweitzer: R = S (1 + others R / (R + Z)), solved for R; half of the queueing part for service times that hardly vary.
     """
     think_s = output * points.decode_s
     b = think_s - extra_s - extra_s * others
     residence_s = (-b + np.sqrt(b * b + 4.0 * extra_s * think_s)) / 2.0
-    return 0.5 * np.maximum(residence_s - extra_s, 0.0)
+    return np.asarray(0.5 * np.maximum(residence_s - extra_s, 0.0), dtype=float)
 
 
-def _first_wave(points: Points, workload: Workload) -> Array:
-    """Mean wait of requests that all arrive at once: prompts are computed in order, step after full step."""
-    return points.wave_s * np.where(points.wave_steps > 1.0, (points.wave_steps + 1.0) / 2.0, 1.0)
+def _first_wave(points: Points, stages: int) -> Array:
+    """Mean wait of requests that all arrive at once: prompts are computed in order, full step after full step."""
+    behind = np.maximum(points.wave_steps - 1.0, 0.0) / 2.0
+    return points.wave_s * (1.0 + behind / stages)
+
+
+def _all_prompts(points: Points, stages: int) -> Array:
+    """Seconds until the last of all prompts is computed: the stages follow each other by one step."""
+    return points.wave_s * (1.0 + (points.wave_steps - 1.0) / stages)

@@ -11,6 +11,7 @@ from gemmstone.core.model import Model
 from gemmstone.graph.memory import Memory, does_not_fit, memory
 from gemmstone.predict.pricing import Pricing
 from gemmstone.predict.step import StepTimer
+from gemmstone.simulate.steady import Timer
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -22,7 +23,8 @@ class System:
     engine: Engine
     deployment: Deployment
     memory: Memory
-    timer: StepTimer
+    timer: Timer
+    pricing: Pricing
 
     @property
     def kv_capacity_tokens(self) -> float:
@@ -37,4 +39,6 @@ def assemble(model: Model, cluster: Cluster, engine: Engine, deployment: Deploym
     if not found.fits:
         raise does_not_fit(model, cluster.device, found)
     timer = StepTimer(model=model, deployment=deployment, pricing=pricing, host=pricing.engine_fit)
-    return System(model=model, cluster=cluster, engine=engine, deployment=deployment, memory=found, timer=timer)
+    return System(
+        model=model, cluster=cluster, engine=engine, deployment=deployment, memory=found, timer=timer, pricing=pricing
+    )

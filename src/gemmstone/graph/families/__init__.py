@@ -71,6 +71,7 @@ def build_model(file: ModelFile) -> Model:
         "dtype": _dtype(config),
         "quantization": quantization(config),
         "source": source,
+        "hub_id": file.id,
     } | known
     # Looked up only where the family has no spelling of its own.
     if "hidden_size" not in facts:

@@ -1,0 +1,405 @@
+"""Fitting what engines add to their kernels, on deployments that were measured end to end.
+
+    python -m gemmstone.calibrate.engines CASES_DIR [--out FILE]
+
+Reads CSV files in the columns of `predict --cases` with measured_ttft_s, measured_tpot_s, measured_output_tokens_per_s or
+measured_total_tokens_per_s. A row's steps are priced once; host times, launches, communication and delays enter its metrics
+linearly or nearly so, so that a fit replays all rows in a fraction of a second. Only the coefficients of EngineFit are
+fitted, per engine, on all its rows but those that contradict physics (see `plausible`); each (model, device) group weighs
+the square root of its rows. Errors are from groups held out of the fit.
+"""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import json
+import sys
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, fields, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from gemmstone.catalog import calibration_files
+from gemmstone.core.calibration import EngineFit, Scale
+from gemmstone.core.deployment import Array, Deployment, Step, Workload
+from gemmstone.core.errors import GemmstoneError
+from gemmstone.core.estimate import Estimate
+from gemmstone.predict.pricing import COLLECTIVES, Pricing
+from gemmstone.predict.step import StepTimer
+from gemmstone.simulate import rows, scenario
+from gemmstone.simulate.metrics import solve
+from gemmstone.simulate.steady import Steady, lengths
+from gemmstone.simulate.system import System
+
+LOSS_SCALE = 0.15
+SPECULATIVE = 1.25  # predicted over measured time per token from which a group must be speculating
+FOLDS = 2
+DIGITS = 4
+# Coefficient -> (start, lower, upper), searched as logarithms
+BOUNDS: dict[str, tuple[float, float, float]] = {
+    "step_s": (5e-4, 1e-6, 2e-2),
+    "per_sequence_s": (5e-6, 1e-8, 2e-3),
+    "per_prefill_token_s": (5e-7, 1e-9, 1e-4),
+    "request_s": (1e-2, 1e-4, 0.5),
+    "neighbour_s": (3e-4, 1e-6, 1e-2),
+    "first_token_steps": (3.0, 0.05, 100.0),
+    "launch_factor": (1.0, 0.3, 4.0),
+    "communication_factor": (1.0, 0.2, 4.0),
+}
+PRIOR_SPREAD = {"launch_factor": 0.3, "communication_factor": 0.4}
+STATIC = ("step_s", "per_sequence_s", "per_prefill_token_s", "launch_factor", "communication_factor")
+MAX_SCALE_ROWS = 250
+
+
+@dataclass(frozen=True, kw_only=True)
+class Replay:
+    """A timer whose kernels were priced once: seconds at every operating point of the one step its formulas ask for."""
+
+    deployment: Deployment
+    host: EngineFit
+    kernels_s: Array
+    t0_s: Array
+    communication_s: Array
+    sequences: Array
+    prefill_tokens: Array
+
+    def estimate(self, step: Step) -> Estimate:
+        """The step's time under `host`; `step` is the recorded one."""
+        host = self.host
+        time_s = (
+            self.kernels_s
+            + (host.launch_factor - 1.0) * self.t0_s
+            + (host.communication_factor - 1.0) * self.communication_s
+            + host.step_s
+            + host.per_sequence_s * self.sequences
+            + host.per_prefill_token_s * self.prefill_tokens
+        )
+        return Estimate(name="step", time_s=time_s, energy_j=np.zeros_like(time_s))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Case:
+    """A measured row: what was run, its replay, and the measured metrics by name."""
+
+    group: tuple[str, str]
+    device: str
+    architecture: str
+    system: System
+    workload: Workload
+    replay: Replay
+    measured: Mapping[str, float]
+    asked: scenario.Scenario
+
+    def predicted(self, fit: EngineFit) -> dict[str, float]:
+        """The measured metrics as predicted with these coefficients."""
+        system = replace(self.system, timer=replace(self.replay, host=fit))
+        return metrics_of(system, self.workload, self.measured)
+
+
+def metrics_of(system: System, workload: Workload, names: Iterable[str]) -> dict[str, float]:
+    """Some of ttft_s, tpot_s, output_tokens_per_s and total_tokens_per_s of a system under its workload."""
+    steady: Steady = solve(system, workload, np.array([workload.load]))
+    size = lengths(workload, system.deployment.prefix_hit_frac)
+    requests = float(steady.requests_per_s[0]) * system.deployment.data_parallel
+    values = {
+        "ttft_s": float(steady.ttft_s[0]),
+        "tpot_s": float(steady.tpot_s[0]),
+        "output_tokens_per_s": requests * size.output,
+        "total_tokens_per_s": requests * (size.output + size.prompt),
+    }
+    return {name: values[name] for name in names}
+
+
+class _Recorder:
+    """A timer that keeps the step it was asked for."""
+
+    def __init__(self, deployment: Deployment, timer: StepTimer) -> None:
+        self.deployment, self.host, self.timer = deployment, EngineFit(), timer
+        self.steps: list[tuple[Step, Estimate]] = []
+
+    def estimate(self, step: Step) -> Estimate:
+        tree = self.timer.estimate(step)
+        self.steps.append((step, tree))
+        return tree
+
+
+def read_cases(paths: Iterable[Path]) -> tuple[list[Case], dict[str, int]]:
+    """All rows that can be predicted, and how many could not, by reason."""
+    cases: list[Case] = []
+    unanswered: dict[str, int] = {}
+    for path in paths:
+        with path.open(encoding="utf-8", newline="") as file:
+            for row in csv.DictReader(file):
+                try:
+                    cases.append(_case(row))
+                except GemmstoneError as error:
+                    reason = f"{row.get('model')} on {row.get('hardware')}: {error}"
+                    unanswered[reason] = unanswered.get(reason, 0) + 1
+    return cases, unanswered
+
+
+def _case(row: Mapping[str, str]) -> Case:
+    asked = rows.scenario(row)
+    system = neutral(asked)
+    device = system.cluster.device
+    measured = {
+        name: float(row[f"measured_{name}"])
+        for name in ("ttft_s", "tpot_s", "output_tokens_per_s", "total_tokens_per_s")
+        if row.get(f"measured_{name}")
+    }
+    return Case(
+        group=(system.model.name, device.slug),
+        device=device.slug,
+        architecture=device.architecture,
+        system=system,
+        workload=asked.workload,
+        replay=record(system, asked.workload),
+        measured=measured,
+        asked=asked,
+    )
+
+
+def neutral(asked: scenario.Scenario) -> System:
+    """The system with an engine that adds nothing."""
+    made = scenario.system(asked)
+    pricing = _pricing(made, EngineFit())
+    return replace(
+        made, pricing=pricing, timer=StepTimer(model=made.model, deployment=made.deployment, pricing=pricing)
+    )
+
+
+_PRICINGS: dict[tuple[str, int, str, str], Pricing] = {}
+
+
+def _pricing(made: System, fit: EngineFit) -> Pricing:
+    key = (made.cluster.device.slug, made.cluster.num_devices, made.engine.name, repr(fit))
+    if key not in _PRICINGS:
+        _PRICINGS[key] = Pricing(cluster=made.cluster, engine=made.engine.name, engine_fit=fit)
+    return _PRICINGS[key]
+
+
+def record(system: System, workload: Workload) -> Replay:
+    """Prices a row's step once, and once more with doubled launches to learn what they weigh."""
+    timer = StepTimer(model=system.model, deployment=system.deployment, pricing=system.pricing)
+    recorder = _Recorder(system.deployment, timer)
+    solve(replace(system, timer=recorder), workload, np.array([workload.load]))
+    step, tree = recorder.steps[-1]
+    doubled = replace(timer, pricing=_pricing(system, replace(system.pricing.engine_fit, launch_factor=2.0)))
+    communication_s = sum(
+        (leaf.time_s for leaf in tree.leaves() if leaf.family in COLLECTIVES), np.zeros_like(tree.time_s)
+    )
+    ranks = system.deployment.attention_dp
+    return Replay(
+        deployment=system.deployment,
+        host=EngineFit(),
+        kernels_s=tree.time_s,
+        t0_s=doubled.seconds(step) - tree.time_s,
+        communication_s=communication_s,
+        sequences=ranks * (np.asarray(step.decode_seqs, dtype=float) + step.prefill_seqs),
+        prefill_tokens=ranks * np.asarray(step.prefill_seqs * step.prefill_tokens, dtype=float),
+    )
+
+
+def plausible(case: Case, fit: EngineFit) -> bool:
+    """Whether a row can be what its columns say: not four times off either way in its time per token or throughput.
+
+    A row beyond that runs something its columns do not tell (prefix caching, an untuned or eager path, another number of
+    devices): a coefficient that bent to it would be wrong everywhere else.
+    """
+    return all(0.25 < rate < 4.0 for rate in _speeds(case, fit))
+
+
+def speculative(cases: Sequence[Case], fit: EngineFit) -> set[tuple[str, ...]]:
+    """Keys of the groups that generate faster than plain decoding can: their rows do not say that they speculate.
+
+    A group is one model, format, engine version and device with at least three rows; its median counts.
+    """
+    speeds: dict[tuple[str, ...], list[float]] = {}
+    for case in cases:
+        if "tpot_s" in case.measured:
+            speeds.setdefault(_run_key(case), []).append(case.predicted(fit)["tpot_s"] / case.measured["tpot_s"])
+    return {key for key, rates in speeds.items() if len(rates) >= 3 and float(np.median(rates)) > SPECULATIVE}
+
+
+def _run_key(case: Case) -> tuple[str, ...]:
+    run = case.system.deployment
+    return (case.system.model.name, run.weights, run.engine_version, case.device)
+
+
+def _speeds(case: Case, fit: EngineFit) -> list[float]:
+    found = case.predicted(fit)
+    return [found[name] / case.measured[name] for name in case.measured if name != "ttft_s"]
+
+
+def fit_engine(cases: Sequence[Case], names: Sequence[str], start: EngineFit) -> EngineFit:
+    """The coefficients `names` of one engine, fitted on log ratios with a soft-L1 loss."""
+    from scipy.optimize import least_squares  # lazy: only calibration needs scipy
+
+    weights = _weights(cases)
+    first = np.array([np.log(getattr(start, name) or BOUNDS[name][0]) for name in names])
+    lower = np.array([np.log(BOUNDS[name][1]) for name in names])
+    upper = np.array([np.log(BOUNDS[name][2]) for name in names])
+    priors = np.array([1.0 / PRIOR_SPREAD.get(name, 3.0) for name in names])
+    centre = np.array([np.log(BOUNDS[name][0]) for name in names])
+
+    def residuals(x: Array) -> Array:
+        fit = _with(start, names, x)
+        errors = [w * e for case, w in zip(cases, weights, strict=True) for e in _errors(case, fit)]
+        return np.array(errors) / LOSS_SCALE
+
+    def loss(x: Array) -> Array:
+        bent = residuals(x)
+        bent = np.sign(bent) * np.sqrt(2.0 * (np.sqrt(1.0 + bent**2) - 1.0))
+        return np.concatenate([bent, priors * (x - centre)])
+
+    solved = least_squares(loss, np.clip(first, lower + 1e-9, upper - 1e-9), bounds=(lower, upper), max_nfev=40)
+    return _with(start, names, solved.x)
+
+
+def _with(start: EngineFit, names: Sequence[str], x: Array) -> EngineFit:
+    return replace(start, **{name: float(np.exp(value)) for name, value in zip(names, x, strict=True)})
+
+
+def _errors(case: Case, fit: EngineFit) -> list[float]:
+    found = case.predicted(fit)
+    return [float(np.clip(np.log(found[name] / case.measured[name]), -3, 3)) for name in case.measured]
+
+
+def _weights(cases: Sequence[Case]) -> list[float]:
+    sizes: dict[tuple[str, str], int] = {}
+    for case in cases:
+        sizes[case.group] = sizes.get(case.group, 0) + 1
+    return [sizes[case.group] ** -0.25 for case in cases]
+
+
+def fit_scales(cases: Sequence[Case], fit: EngineFit) -> Scale:
+    """Factors on the rates of one borrowing architecture, with the engine's own coefficients held.
+
+    Every trial prices the rows anew, so at most MAX_SCALE_ROWS of them take part, spread evenly.
+    """
+    from scipy.optimize import least_squares  # lazy: only calibration needs scipy
+
+    chosen = list(cases)[:: max(1, len(cases) // MAX_SCALE_ROWS)]
+    architecture = chosen[0].architecture
+    weights = _weights(chosen)
+
+    def residuals(x: Array) -> Array:
+        scale = Scale(*(float(np.exp(value)) for value in x))
+        trial = replace(fit, scales={architecture: scale})
+        errors = []
+        for case, weight in zip(chosen, weights, strict=True):
+            pricing = replace(case.system.pricing, engine_fit=trial)
+            timer = StepTimer(model=case.system.model, deployment=case.system.deployment, pricing=pricing, host=trial)
+            found = metrics_of(replace(case.system, timer=timer), case.workload, case.measured)
+            errors += [weight * float(np.log(found[name] / case.measured[name])) for name in case.measured]
+        bent = np.array(errors) / LOSS_SCALE
+        bent = np.sign(bent) * np.sqrt(2.0 * (np.sqrt(1.0 + bent**2) - 1.0))
+        return np.concatenate([bent, x / 2.0])
+
+    solved = least_squares(
+        residuals, np.zeros(len(Scale._fields)), bounds=(np.log(0.01), np.log(8.0)), max_nfev=20, diff_step=1e-3
+    )
+    return Scale(*(float(np.exp(value)) for value in solved.x))
+
+
+def fit_all(closed: Sequence[Path], static: Sequence[Path]) -> dict[str, dict[str, Any]]:
+    """The document of catalog/calibration_engines.json: an entry an engine, and one `NAME@static` for static batches."""
+    inputs = {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in (*closed, *static)}
+    document: dict[str, dict[str, Any]] = {}
+    cases, _ = read_cases(closed)
+    for engine in sorted({case.system.engine.name for case in cases}):
+        own = [case for case in cases if case.system.engine.name == engine]
+        document[engine] = _entry(own, tuple(BOUNDS), inputs)
+    document["generic"] = _middle(document)
+    batches, _ = read_cases(static)
+    for engine in sorted({case.system.engine.name for case in batches}):
+        own = [case for case in batches if case.system.engine.name == engine]
+        document[f"{engine}@static"] = _static_entry(own, inputs)
+    return document
+
+
+def _static_entry(cases: Sequence[Case], inputs: Mapping[str, str]) -> dict[str, Any]:
+    measured = [case for case in cases if not _borrowed(case)]
+    entry = _entry(measured or cases, STATIC, inputs)
+    fit = _from_entry(entry)
+    scales = {}
+    for architecture in sorted({case.architecture for case in cases if _borrowed(case)}):
+        theirs = [case for case in cases if _borrowed(case) and case.architecture == architecture]
+        scale = fit_scales(theirs, fit)
+        scales[architecture] = {name: _rounded(value) for name, value in scale._asdict().items()}
+    return {**entry, "scales": scales, "rows": len(cases)}
+
+
+def _borrowed(case: Case) -> bool:
+    own = {fit.device for fit in calibration_files.load("a100-sxm-80gb")}
+    return not calibration_files.load(case.device) and not (own and case.architecture == "ampere")
+
+
+def _entry(cases: Sequence[Case], names: Sequence[str], inputs: Mapping[str, str]) -> dict[str, Any]:
+    start = EngineFit(request_s=0.0, first_token_steps=0.0)
+    rough = fit_engine(cases, names, start)
+    faster = speculative(cases, rough)
+    kept = [case for case in cases if plausible(case, rough) and _run_key(case) not in faster]
+    fit = fit_engine(kept, names, rough)
+    held_out = _held_out(kept, names, rough)
+    entry: dict[str, Any] = {name: _rounded(getattr(fit, name)) for name in names}
+    for metric, key in (
+        ("tpot_s", "tpot_error_frac"),
+        ("ttft_s", "ttft_error_frac"),
+        ("output_tokens_per_s", "throughput_error_frac"),
+        ("total_tokens_per_s", "throughput_error_frac"),
+    ):
+        if metric in held_out:
+            entry[key] = _rounded(held_out[metric])
+    return {**entry, "rows": len(kept), "rows_set_aside": len(cases) - len(kept), "inputs": dict(inputs)}
+
+
+def _held_out(cases: Sequence[Case], names: Sequence[str], start: EngineFit) -> dict[str, float]:
+    """Standard deviation of the log error by metric on groups that the coefficients were not fitted on, robust."""
+    groups = sorted({case.group for case in cases})
+    errors: dict[str, list[float]] = {}
+    for fold in range(FOLDS if len(groups) >= FOLDS else 1):
+        unseen = set(groups[fold::FOLDS])
+        seen = [case for case in cases if case.group not in unseen] or list(cases)
+        fit = fit_engine(seen, names, start)
+        for case in cases:
+            if case.group in unseen:
+                for name, value in case.predicted(fit).items():
+                    errors.setdefault(name, []).append(abs(np.log(value / case.measured[name])))
+    return {name: float(np.quantile(values, 0.8)) / 1.2816 for name, values in errors.items()}
+
+
+def _middle(document: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+    """An engine without measurements: the geometric mean of the others' coefficients, the largest of their errors."""
+    names = [name for name in BOUNDS if all(name in entry for entry in document.values())]
+    entry: dict[str, Any] = {
+        name: _rounded(float(np.exp(np.mean([np.log(entry[name]) for entry in document.values()])))) for name in names
+    }
+    for name in ("tpot_error_frac", "ttft_error_frac"):
+        entry[name] = max(other[name] for other in document.values())
+    return {**entry, "rows": 0, "inputs": {"mean_of": ", ".join(sorted(document))}}
+
+
+def _from_entry(entry: Mapping[str, Any]) -> EngineFit:
+    known = {item.name for item in fields(EngineFit)} - {"scales"}
+    return EngineFit(**{name: value for name, value in entry.items() if name in known})
+
+
+def _rounded(value: float) -> float:
+    return float(f"{value:.{DIGITS}g}")
+
+
+def main(arguments: Sequence[str]) -> None:
+    """Fits the cases of a directory and writes the shipped file, or the one named after --out."""
+    directory = Path(arguments[0])
+    out = Path(arguments[2]) if len(arguments) > 2 and arguments[1] == "--out" else calibration_files.ENGINES_FILE
+    closed = [directory / "serving_closed_loop.csv", directory / "serving_offline.csv"]
+    document = fit_all(closed, [directory / "serving_static_batch.csv"])
+    out.write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

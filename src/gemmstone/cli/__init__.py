@@ -1,0 +1,1 @@
+"""The command line: arguments in, results out. No arithmetic lives here, and no verb imports another's packages."""

@@ -1,0 +1,80 @@
+"""gemmstone plan: the best way to serve a model on some hardware under latency targets."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from gemmstone.cli import options as opt
+
+HELP = "The best deployment on given hardware under latency targets, with reasons and launch command."
+EXAMPLE = (
+    "Example: gemmstone plan llama-3.1-70b --on 8xh100-sxm --input 2048 --output 256 --slo ttft=2s,tpot=50ms "
+    "--report plan.html"
+)
+
+
+def command(
+    model: opt.MODEL,
+    on: Annotated[str, typer.Option("--on", help="Hardware choices, separated by commas: 8xh100-sxm,8xh200-sxm.")],
+    engine: Annotated[str, typer.Option(help="Engines to consider, separated by commas.")] = "vllm",
+    input_tokens: opt.INPUT = 1024,
+    output_tokens: opt.OUTPUT = 128,
+    length_spread: opt.SPREAD = 0.0,
+    slo: Annotated[str | None, typer.Option(help="Mean latency targets: ttft=2s,tpot=50ms,itl=..,e2e=..")] = None,
+    rate: Annotated[float | None, typer.Option(help="Requests/s the system has to sustain.")] = None,
+    objective: Annotated[str, typer.Option(help="throughput, cost, energy, latency or carbon.")] = "throughput",
+    weights: Annotated[str | None, typer.Option(help="Weight formats to consider, separated by commas.")] = None,
+    kv: Annotated[str | None, typer.Option(help="KV cache formats to consider, separated by commas.")] = None,
+    max_num_batched_tokens: opt.BATCHED_TOKENS = None,
+    gpu_memory_utilization: opt.MEMORY = None,
+    prefix_hit: opt.PREFIX_HIT = 0.0,
+    top: Annotated[int, typer.Option(min=1, max=1000, help="Candidates to show.")] = 5,
+    set_: opt.SET = None,
+    price: opt.PRICE = None,
+    region: opt.REGION = None,
+    pue: opt.PUE = None,
+    energy_scope: opt.SCOPE = "device",
+    fidelity: opt.FIDELITY = "calibrated",
+    report: Annotated[str | None, typer.Option(help="Write a self-contained HTML page here.")] = None,
+    json_: opt.JSON = False,
+) -> None:
+    """Searches, ranks and explains."""
+    from gemmstone import api
+
+    document = api.plan(
+        api.Question(
+            model=model,
+            hardware=tuple(api.words(on)),
+            engines=tuple(api.words(engine)),
+            workload=api.Workload(input_tokens=input_tokens, output_tokens=output_tokens, length_spread=length_spread),
+            slo=api.targets(slo),
+            rate=rate,
+            objective=objective,
+            weights=tuple(api.words(weights)) if weights else (),
+            kv_caches=tuple(api.words(kv)) if kv else (),
+            max_num_batched_tokens=max_num_batched_tokens,
+            gpu_memory_utilization=gpu_memory_utilization,
+            prefix_hit_frac=prefix_hit,
+            top=top,
+            edits=tuple(set_ or ()),
+            fidelity=fidelity,
+        ),
+        api.money(price, region, pue, energy_scope),
+        detail=report is not None,
+    )
+    if report is not None:
+        from gemmstone.report.html import write_page
+
+        write_page(document, report)
+    if json_:
+        import json
+
+        print(json.dumps(document))
+    else:
+        from gemmstone.report.terminal import print_plan
+
+        print_plan(document, report)
+    if document["best"] is None:
+        raise api.NoAnswer(document["fallback"]["message"])

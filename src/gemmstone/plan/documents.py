@@ -1,0 +1,194 @@
+"""The plan as plain data: the contract's document, and what the HTML page draws."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import asdict, replace
+from typing import Any
+
+import numpy as np
+
+from gemmstone.catalog import engine_files
+from gemmstone.core import dtypes
+from gemmstone.core.errors import GemmstoneError
+from gemmstone.core.hardware import Device
+from gemmstone.plan import launch, pareto
+from gemmstone.plan.search import TARGETS, Candidate, Found, Question, layout
+from gemmstone.plan.sensitivity import sensitivity
+from gemmstone.predict.economics import Economics
+from gemmstone.simulate import documents
+from gemmstone.simulate.metrics import answer
+from gemmstone.simulate.scenario import at_the_limit
+
+LAUNCHED = ("vllm", "sglang", "trtllm")
+LOSSY_BYTES = 1.9  # an element narrower than this loses something against 16 bits
+
+
+def document(
+    question: Question, found: Found, economics: Callable[[Device], Economics], *, detail: bool
+) -> dict[str, Any]:
+    """The plan's document; `detail` adds breakdown, roofline, memory and load curve of the best."""
+    best = found.ranked[0] if found.ranked else None
+    shown = best or found.nearest
+    body: dict[str, Any] = {
+        "warnings": documents.warnings(shown.answer, shown.point) if shown else [],
+        "model": question.model,
+        "workload": asdict(question.workload),
+        "slo": {TARGETS[name]: bound for name, bound in question.slo.items()},
+        "rate": question.rate,
+        "objective": question.objective,
+        "fidelity": question.fidelity,
+        "searched": found.searched,
+        "feasible": len(found.ranked),
+        "best": _entry(best) if best else None,
+        "candidates": [{"rank": i + 1, **_entry(c)} for i, c in enumerate(found.ranked[: question.top])],
+        "pareto": [_point(p) for p in pareto.front(found.priced)],
+        "rejected": [
+            {"reason": reason, "count": count, "example": example}
+            for reason, (count, example) in sorted(found.rejected.items(), key=lambda item: -item[1][0])
+        ],
+        "sensitivity": {},
+        "launch": "",
+        "launch_commands": {},
+        "fallback": None,
+    }
+    if best is not None:
+        costs = economics(best.system.cluster.device)
+        body["sensitivity"] = sensitivity(best, costs)
+        body["launch_commands"] = _commands(question, best)
+        body["launch"] = body["launch_commands"].get(best.system.engine.name, "")
+        if detail:
+            body["detail"] = _detail(best, costs)
+    else:
+        body["fallback"] = _fallback(question, found.nearest)
+    return body
+
+
+def _entry(candidate: Candidate) -> dict[str, Any]:
+    run = candidate.system.deployment
+    ranks = run.attention_dp * run.data_parallel
+    in_flight = float(candidate.loads[candidate.point])
+    return {
+        "hardware": f"{candidate.system.cluster.num_devices}x{candidate.system.cluster.device.slug}",
+        "engine": candidate.system.engine.name,
+        "layout": layout(run),
+        "deployment": {**documents.deployment(candidate.system), "max_num_seqs": round(in_flight / ranks)},
+        "concurrency": in_flight,
+        "metrics": documents.metrics(candidate.answer, candidate.point),
+        "bound": documents.bound(candidate.answer, candidate.point),
+        "notes": _notes(candidate),
+    }
+
+
+def _notes(candidate: Candidate) -> list[str]:
+    """What this candidate gives up: formats that lose precision need a look at quality."""
+    run, model = candidate.system.deployment, candidate.system.model
+    stored = model.quantization.weights if model.quantization else model.dtype
+    notes = []
+    if dtypes.size(run.weights) < 0.95 * dtypes.size(stored):
+        notes.append(f"{run.weights} weights are narrower than the checkpoint's {stored}: check the quality")
+    if dtypes.size(run.kv_cache) < LOSSY_BYTES:
+        notes.append(f"{run.kv_cache} cache: check the quality on long contexts")
+    return notes
+
+
+def _point(found: pareto.Point) -> dict[str, Any]:
+    candidate = found.candidate._replace(point=found.point)
+    return {
+        "hardware": f"{candidate.system.cluster.num_devices}x{candidate.system.cluster.device.slug}",
+        "engine": candidate.system.engine.name,
+        "layout": layout(candidate.system.deployment),
+        "concurrency": float(candidate.loads[found.point]),
+        "output_tokens_per_s_per_device": found.per_device,
+        "output_tokens_per_s_per_user": found.per_user,
+        "ttft_s": candidate.value("ttft_s"),
+        "tpot_s": candidate.value("tpot_s"),
+    }
+
+
+def _commands(question: Question, best: Candidate) -> dict[str, str]:
+    """The launch command of each engine for the best deployment, or why there is none."""
+    system, model = best.system, best.system.model
+    ranks = system.deployment.attention_dp * system.deployment.data_parallel
+    seqs = max(1, round(float(best.loads[best.point]) / ranks))
+    commands = {}
+    for name in dict.fromkeys((system.engine.name, *LAUNCHED)):
+        engine = engine_files.find(name)
+        run = replace(
+            system.deployment,
+            engine=name,
+            max_num_seqs=seqs,
+            gpu_memory_utilization=question.gpu_memory_utilization or engine.memory_fraction,
+        )
+        try:
+            commands[name] = launch.command(
+                engine,
+                model.hub_id or question.model,
+                run,
+                question.workload,
+                devices=system.cluster.devices_per_node,
+                moe=model.is_moe,
+                checkpoint=model.quantization.weights if model.quantization else model.dtype,
+            )
+        except GemmstoneError as error:
+            commands[name] = f"# {error}"
+    return commands
+
+
+def _fallback(question: Question, nearest: Candidate | None) -> dict[str, Any]:
+    if nearest is None:
+        return {
+            "message": f"nothing fits: no deployment of {question.model} on {', '.join(question.hardware)} is possible; "
+            "use more or larger devices, or narrower weights",
+            "candidate": None,
+        }
+    missed = [
+        f"{name} {nearest.value(TARGETS[name]):.3g} s against {bound:.3g} s"
+        for name, bound in question.slo.items()
+        if nearest.value(TARGETS[name]) > bound
+    ]
+    if question.rate is not None and nearest.value("requests_per_s") < question.rate:
+        missed.append(f"{nearest.value('requests_per_s'):.3g} requests/s against {question.rate:g}")
+    return {
+        "message": f"no deployment meets the targets; the nearest, {layout(nearest.system.deployment)} on "
+        f"{nearest.hardware}, has {', '.join(missed)}: relax the targets or add hardware",
+        "candidate": _entry(nearest),
+    }
+
+
+def _detail(best: Candidate, economics: Economics) -> dict[str, Any]:
+    """Breakdown of a prompt and a decode step, every operation on the roofline, memory, and the curve over loads."""
+    found, load = best.answer, best.point
+    device = best.system.cluster.device
+    at_limit = answer(at_the_limit(best.system), found.workload, economics, best.loads[load : load + 1])
+    ops = [
+        {
+            "phase": phase,
+            "name": leaf.name,
+            "flop": _at(leaf.flop, point),
+            "bytes": _at(leaf.bytes, point),
+            "time_s": _at(leaf.time_s, point),
+        }
+        for phase, point in documents.points(found, load).items()
+        for leaf in found.steady.tree.leaves()
+    ]
+    names = ("ttft_s", "tpot_s", "output_tokens_per_s", "output_tokens_per_s_per_user", "power_w_per_device")
+    return {
+        "tree": documents.tree(found, load),
+        "memory": documents.memory(found, load),
+        "limit": {name: metric["value"] for name, metric in documents.metrics(at_limit).items()},
+        "roofline": {
+            "peak_flop_per_s": dict(device.peak_flop_per_s),
+            "bandwidth_bytes_per_s": device.memory_bandwidth_bytes_per_s,
+            "ops": [op for op in ops if op["time_s"] > 0],
+        },
+        "curve": {
+            "concurrency": [float(value) for value in best.loads],
+            **{name: [float(v) for v in found.metrics[name].value] for name in names if name in found.metrics},
+        },
+    }
+
+
+def _at(values: Any, point: int) -> float:
+    values = np.asarray(values)
+    return float(values.flat[point if values.size > 1 else 0])

@@ -1,0 +1,79 @@
+"""Answers as plain data, in the spelling of the contract."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from typing import Any
+
+from gemmstone.core.estimate import Estimate
+from gemmstone.simulate.metrics import Answer, Metric
+from gemmstone.simulate.system import System
+
+POWER_WARNING = "power, energy and carbon come from an assumed linear model of utilisation, not from a fit"
+
+
+def warnings(found: Answer, load: int = 0) -> list[str]:
+    """What a reader should know before using the numbers."""
+    notes = [POWER_WARNING]
+    device = found.system.cluster.device
+    if found.steady.tree.source == "borrowed":
+        notes.append(f"some kernels of {device.slug} were never measured: coefficients are borrowed, the bands are wider")
+    if float(found.steady.waiting[load]) > 0.5:
+        held = float(found.steady.running[load]) * found.system.deployment.attention_dp
+        notes.append(f"the cache of a replica holds about {held:.0f} requests at once: the others wait for a slot")
+    if device.price is None and "usd_per_million_output_tokens" not in found.metrics:
+        notes.append(f"no price is known for {device.slug}: give one with --price")
+    if device.tdp_w is None:
+        notes.append(f"no power is known for {device.slug}: give it with --set power.tdp=...")
+    return notes
+
+
+def metrics(found: Answer, load: int = 0) -> dict[str, dict[str, float]]:
+    """All metrics at one load as value, low and high."""
+    return {name: _numbers(metric, load) for name, metric in found.metrics.items()}
+
+
+def _numbers(metric: Metric, load: int) -> dict[str, float]:
+    return {"value": float(metric.value[load]), "low": float(metric.low[load]), "high": float(metric.high[load])}
+
+
+def deployment(made: System) -> dict[str, Any]:
+    """The resolved deployment, with the scheduler that was modelled."""
+    return {**asdict(made.deployment), "num_devices": made.deployment.num_devices, "scheduler": made.engine.scheduler}
+
+
+def points(found: Answer, load: int = 0) -> dict[str, int]:
+    """Where in the tree's arrays the decode step and the step with a prompt of one load stand."""
+    return {"prefill": found.steady.loads + load, "decode": load}
+
+
+def bound(found: Answer, load: int = 0) -> dict[str, str]:
+    """What limits a decode step and a step with a prompt."""
+    return {phase: found.steady.tree.bound(point) for phase, point in points(found, load).items()}
+
+
+def tree(found: Answer, load: int = 0) -> dict[str, Any]:
+    """One prompt step and one decode step, term by term."""
+    whole: Estimate = found.steady.tree
+    parts = [{**whole.as_dict(point), "name": f"{phase} step"} for phase, point in points(found, load).items()]
+    return {
+        "name": "steps",
+        "time_s": sum(part["time_s"] for part in parts),
+        "energy_j": sum(part["energy_j"] for part in parts),
+        "count": 1,
+        "bound": max(parts, key=lambda part: part["time_s"])["bound"],
+        "source": whole.source,
+        "error_frac": whole.error_frac,
+        "parts": parts,
+    }
+
+
+def memory(found: Answer, load: int = 0) -> dict[str, Any]:
+    """What an engine may use of the fullest device: weights, activations, cache in use, and what is left."""
+    known = found.system.memory
+    used = float(found.metrics["memory_bytes_per_device"].value[load])
+    parts: list[dict[str, Any]] = [part.as_dict() for part in known.tree.parts]
+    parts.append({"name": "kv cache", "bytes": max(0.0, used - known.tree.bytes), "parts": []})
+    parts.append({"name": "free", "bytes": max(0.0, known.usable_bytes - used), "parts": []})
+    parts.sort(key=lambda part: -part["bytes"])
+    return {"name": "usable", "bytes": sum(part["bytes"] for part in parts), "parts": parts}
