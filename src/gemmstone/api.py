@@ -1,6 +1,6 @@
 """The verbs: what the command line, other programs and notebooks call. Each answers with the contract's JSON document.
 
-    predict, predict_cases, plan, catalog_devices, catalog_models, catalog_engines
+predict, predict_cases, plan, catalog_devices, catalog_models, catalog_engines
 """
 
 from __future__ import annotations
@@ -93,7 +93,9 @@ def predict(scenario: Scenario, money: Money | None = None) -> dict[str, Any]:
     }
 
 
-def predict_cases(source: str, target: str, money: Money | None = None, fidelity: str = "calibrated") -> tuple[int, int]:
+def predict_cases(
+    source: str, target: str, money: Money | None = None, fidelity: str = "calibrated"
+) -> tuple[int, int]:
     """Answers a CSV of cases ("-" for standard streams) into another; returns rows answered and rows read."""
     money = money or Money()
 

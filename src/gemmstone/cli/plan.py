@@ -42,18 +42,21 @@ def command(
 ) -> None:
     """Searches, ranks and explains."""
     from gemmstone import api
+    from gemmstone.cli.values import targets, words
+    from gemmstone.core.errors import NoAnswer
+    from gemmstone.plan.search import Question
 
     document = api.plan(
-        api.Question(
+        Question(
             model=model,
-            hardware=tuple(api.words(on)),
-            engines=tuple(api.words(engine)),
+            hardware=tuple(words(on)),
+            engines=tuple(words(engine)),
             workload=api.Workload(input_tokens=input_tokens, output_tokens=output_tokens, length_spread=length_spread),
-            slo=api.targets(slo),
+            slo=targets(slo),
             rate=rate,
             objective=objective,
-            weights=tuple(api.words(weights)) if weights else (),
-            kv_caches=tuple(api.words(kv)) if kv else (),
+            weights=tuple(words(weights)) if weights else (),
+            kv_caches=tuple(words(kv)) if kv else (),
             max_num_batched_tokens=max_num_batched_tokens,
             gpu_memory_utilization=gpu_memory_utilization,
             prefix_hit_frac=prefix_hit,
@@ -77,4 +80,4 @@ def command(
 
         print_plan(document, report)
     if document["best"] is None:
-        raise api.NoAnswer(document["fallback"]["message"])
+        raise NoAnswer(document["fallback"]["message"])

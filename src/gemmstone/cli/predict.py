@@ -56,6 +56,7 @@ def command(
 ) -> None:
     """Answers one deployment, or with --cases a file of them."""
     from gemmstone import api
+    from gemmstone.cli.values import mode_of
     from gemmstone.core.errors import BadRequest
 
     money = api.money(price, region, pue, energy_scope)
@@ -70,7 +71,7 @@ def command(
     if model is None or on is None:
         raise BadRequest(f"give a model and its hardware: {EXAMPLE.removeprefix('Example: ')}")
     loads = {"concurrency": concurrency, "rate": rate, "batch": batch, "offline": 1.0 if offline else None}
-    mode, load = api.mode_of(loads)
+    mode, load = mode_of(loads)
     document = api.predict(
         api.Scenario(
             model=model,

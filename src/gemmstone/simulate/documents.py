@@ -17,7 +17,9 @@ def warnings(found: Answer, load: int = 0) -> list[str]:
     notes = [POWER_WARNING]
     device = found.system.cluster.device
     if found.steady.tree.source == "borrowed":
-        notes.append(f"some kernels of {device.slug} were never measured: coefficients are borrowed, the bands are wider")
+        notes.append(
+            f"some kernels of {device.slug} were never measured: coefficients are borrowed, the bands are wider"
+        )
     if float(found.steady.waiting[load]) > 0.5:
         held = float(found.steady.running[load]) * found.system.deployment.attention_dp
         notes.append(f"the cache of a replica holds about {held:.0f} requests at once: the others wait for a slot")

@@ -89,7 +89,14 @@ def solve(system: System, workload: Workload, loads: Array) -> Steady:
 
 def _closed(system: System, workload: Workload, per_rank: Array) -> Steady:
     first = system.engine.scheduler == "prefill-first"
-    return closed_loop(system.timer, system.memory.kv_capacity_tokens, workload, per_rank, prefill_first=first)
+    return closed_loop(
+        system.timer,
+        system.memory.kv_capacity_tokens,
+        workload,
+        per_rank,
+        prefill_first=first,
+        waiting=system.pricing.fidelity != "limit",
+    )
 
 
 def _open_loop(system: System, workload: Workload, rates: Array, size: Lengths) -> Steady:

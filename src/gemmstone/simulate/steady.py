@@ -106,9 +106,18 @@ def slots(deployment: Deployment, kv_capacity_tokens: float, size: Lengths) -> f
 
 
 def closed_loop(
-    timer: Timer, kv_capacity_tokens: float, workload: Workload, in_flight: Array, *, prefill_first: bool = False
+    timer: Timer,
+    kv_capacity_tokens: float,
+    workload: Workload,
+    in_flight: Array,
+    *,
+    prefill_first: bool = False,
+    waiting: bool = True,
 ) -> Steady:
-    """`in_flight` requests per attention-DP rank [loads], each slot refilled at once."""
+    """`in_flight` requests per attention-DP rank [loads], each slot refilled at once.
+
+    Without `waiting` a request starts at once: the bound that no scheduling can beat.
+    """
     size = lengths(workload, timer.deployment.prefix_hit_frac)
     room = slots(timer.deployment, kv_capacity_tokens, size)
     in_flight = np.asarray(in_flight, dtype=float)
@@ -128,7 +137,9 @@ def closed_loop(
     start_s = 0.5 * points.decode_s + queue_s + own_s
     start_s = np.maximum(start_s, running / capacity - later * tpot_s)  # Little's law where prompts take all the time
     slot_wait_s = np.maximum(in_flight - running, 0.0) / capacity
-    if workload.requests_per_slot:
+    if not waiting:
+        start_s, slot_wait_s = own_s, np.zeros_like(own_s)
+    elif workload.requests_per_slot:
         share = 1.0 / workload.requests_per_slot
         start_s = share * np.maximum(_first_wave(points, stages), own_s) + (1.0 - share) * start_s
         slot_wait_s = slot_wait_s * (1.0 - 0.5 * share)

@@ -1,0 +1,36 @@
+"""Texts of the command line as values."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from gemmstone.core import units
+from gemmstone.core.errors import BadRequest
+
+
+def words(text: str) -> list[str]:
+    """The parts of a comma-separated list, empty ones left out."""
+    return [part.strip() for part in text.split(",") if part.strip()]
+
+
+def targets(text: str | None) -> dict[str, float]:
+    """Latency targets in seconds: "ttft=2s,tpot=50ms". A bare number is seconds."""
+    found = {}
+    for part in words(text or ""):
+        name, equals, bound = part.partition("=")
+        if not equals:
+            raise BadRequest(f"{part!r} is not a latency target: write ttft=2s,tpot=50ms")
+        if name.strip().rpartition("_p")[2].isdigit() and "_p" in name:
+            raise BadRequest(
+                f"{name.strip()}: targets are for means here, percentiles need a simulation of the traffic"
+            )
+        found[name.strip()] = units.parse(bound.strip(), "s")
+    return found
+
+
+def mode_of(loads: Mapping[str, float | None]) -> tuple[str, float]:
+    """The one load that was given, with its mode; one request in flight when none was."""
+    given = {mode: load for mode, load in loads.items() if load is not None}
+    if len(given) > 1:
+        raise BadRequest(f"give one of {', '.join('--' + mode for mode in given)}, not {len(given)}")
+    return next(iter(given.items()), ("concurrency", 1.0))

@@ -1,0 +1,270 @@
+"""Answers as terminal tables that a person enjoys reading."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from rich import box
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+from rich.tree import Tree
+
+from gemmstone.core import units
+
+# metric -> (label, dimension), in the order shown
+SHOWN: dict[str, tuple[str, str]] = {
+    "ttft_s": ("time to first token", "s"),
+    "tpot_s": ("time per output token", "s"),
+    "e2e_s": ("request latency", "s"),
+    "output_tokens_per_s": ("output tokens/s", "count"),
+    "output_tokens_per_s_per_device": ("  per device", "count"),
+    "output_tokens_per_s_per_user": ("  per user", "count"),
+    "requests_per_s": ("requests/s", "count"),
+    "achieved_concurrency": ("requests in flight", "count"),
+    "memory_bytes_per_device": ("memory per device", "bytes"),
+    "kv_capacity_tokens": ("KV cache, tokens", "count"),
+    "power_w_per_device": ("power per device", "w"),
+    "energy_j_per_output_token": ("energy per token", "j"),
+    "usd_per_million_output_tokens": ("USD per million tokens", "count"),
+    "gco2_per_million_output_tokens": ("g CO2 per million tokens", "count"),
+    "mfu_frac": ("MFU", "count"),
+    "mbu_frac": ("MBU of decode", "count"),
+}
+DEPTH = 4
+TOP_TERMS = 6
+
+
+def _console() -> Console:
+    return Console(highlight=False, soft_wrap=False)
+
+
+def _number(name: str, value: float) -> str:
+    _, dimension = SHOWN[name]
+    if name.endswith("_frac"):
+        return f"{100 * value:.0f}%"
+    return units.show(value, dimension)
+
+
+def _table(*columns: str) -> Table:
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, header_style="bold")
+    for i, column in enumerate(columns):
+        table.add_column(column, justify="left" if i == 0 else "right")
+    return table
+
+
+def print_prediction(document: Mapping[str, Any]) -> None:
+    """One predicted deployment: metrics with bands beside the physical limit, time by term, memory."""
+    console = _console()
+    run, work = document["deployment"], document["workload"]
+    console.print(Text(f"{document['model']} on {document['hardware']} with {run['engine']}", style="bold"))
+    console.print(f"{_layout(run)}; {_workload(work)}; fidelity {document['fidelity']}")
+    table = _table("metric", "predicted", "80% band", "physical limit")
+    for name in SHOWN:
+        metric = document["metrics"].get(name)
+        if metric is not None:
+            band = f"{_number(name, metric['low'])} to {_number(name, metric['high'])}"
+            limit = document["limit"].get(name)
+            table.add_row(
+                SHOWN[name][0], _number(name, metric["value"]), band, "" if limit is None else _number(name, limit)
+            )
+    console.print(table)
+    bound = document["bound"]
+    console.print(f"prefill is bound by [bold]{bound['prefill']}[/], decode by [bold]{bound['decode']}[/]")
+    _print_steps(console, document["tree"])
+    console.print(_memory_tree(document["memory"]))
+    _print_warnings(console, document["warnings"])
+
+
+def print_plan(document: Mapping[str, Any], page: str | None) -> None:
+    """The ranked candidates, why others fell out, what would help, and the command that starts the best."""
+    console = _console()
+    slo = ", ".join(f"{name.removesuffix('_s')} <= {units.show(bound, 's')}" for name, bound in document["slo"].items())
+    console.print(Text(f"{document['model']}, {_workload(document['workload'])}", style="bold"))
+    console.print(f"targets: {slo or 'none'}; objective: {document['objective']}")
+    console.print(f"{document['searched']} deployments searched, {document['feasible']} meet the targets")
+    if document["best"] is None:
+        console.print(Text(document["fallback"]["message"], style="bold red"))
+        if document["fallback"]["candidate"]:
+            console.print(_candidates([document["fallback"]["candidate"]]))
+    else:
+        console.print(_candidates(document["candidates"]))
+        _print_sensitivity(console, document["sensitivity"])
+    for entry in document["rejected"]:
+        console.print(Text(f"rejected {entry['count']}: {entry['reason']} ({entry['example']})", style="dim"))
+    _print_warnings(console, document["warnings"])
+    if document["launch"]:
+        console.print(Text("start the best with:", style="bold"))
+        print(document["launch"])
+    if page:
+        console.print(f"report written to {page}")
+
+
+def _candidates(entries: Iterable[Mapping[str, Any]]) -> Table:
+    table = _table(
+        "deployment", "in flight", "TTFT", "TPOT", "tokens/s", "per device", "USD/M", "J/token", "decode bound by"
+    )
+    for entry in entries:
+        metrics = entry["metrics"]
+        name = f"{entry['hardware']} {entry['engine']} {entry['layout']}"
+        table.add_row(
+            name,
+            f"{entry['concurrency']:.0f}",
+            _with_band(metrics, "ttft_s"),
+            _with_band(metrics, "tpot_s"),
+            _value(metrics, "output_tokens_per_s", "{:,.0f}"),
+            _value(metrics, "output_tokens_per_s_per_device", "{:,.0f}"),
+            _value(metrics, "usd_per_million_output_tokens", "{:.2f}"),
+            _value(metrics, "energy_j_per_output_token", "{:.2f}"),
+            entry["bound"]["decode"],
+        )
+    return table
+
+
+def _with_band(metrics: Mapping[str, Any], name: str) -> str:
+    metric = metrics[name]
+    half = (metric["high"] / metric["value"] - 1.0) if metric["value"] else 0.0
+    return f"{units.show(metric['value'], 's')} ±{100 * half:.0f}%"
+
+
+def _value(metrics: Mapping[str, Any], name: str, form: str) -> str:
+    return form.format(metrics[name]["value"]) if name in metrics else "-"
+
+
+def _print_sensitivity(console: Console, changes: Mapping[str, Mapping[str, float]]) -> None:
+    table = _table("+10% of", "TTFT", "TPOT", "tokens/s", "KV capacity")
+    for resource, change in changes.items():
+        names = ("ttft_s", "tpot_s", "output_tokens_per_s", "kv_capacity_tokens")
+        table.add_row(resource.replace("_", " "), *(f"{100 * change[name]:+.1f}%" for name in names))
+    console.print(table)
+
+
+def _print_steps(console: Console, tree: Mapping[str, Any]) -> None:
+    for step in tree["parts"]:
+        total = step["time_s"]
+        console.print(Text(f"{step['name']}: {units.show(total, 's')}", style="bold"))
+        leaves = sorted(_leaves(step), key=lambda leaf: -leaf["time_s"])
+        table = _table("term", "time", "share", "calls", "bound by", "source")
+        for leaf in leaves[:TOP_TERMS]:
+            share = leaf["time_s"] / total if total else 0.0
+            table.add_row(
+                leaf["name"],
+                units.show(leaf["time_s"], "s"),
+                f"{100 * share:.0f}%",
+                f"{leaf['count']:g}",
+                leaf["bound"],
+                leaf["source"],
+            )
+        rest = sum(leaf["time_s"] for leaf in leaves[TOP_TERMS:])
+        if rest > 0:
+            table.add_row(
+                f"{len(leaves) - TOP_TERMS} more", units.show(rest, "s"), f"{100 * rest / total:.0f}%", "", "", ""
+            )
+        console.print(table)
+
+
+def _leaves(node: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    return [leaf for part in node["parts"] for leaf in _leaves(part)] if node["parts"] else [node]
+
+
+def print_memory(node: Mapping[str, Any]) -> None:
+    """A memory tree, largest first."""
+    _console().print(_memory_tree(node))
+
+
+def _memory_tree(node: Mapping[str, Any]) -> Tree:
+    root = Tree(f"memory of a device: {units.show(float(node['bytes']), 'bytes')}")
+    _branch(root, node["parts"], depth=1)
+    return root
+
+
+def _branch(tree: Tree, parts: Iterable[Mapping[str, Any]], depth: int) -> None:
+    for part in parts:
+        branch = tree.add(Text(f"{units.show(float(part['bytes']), 'bytes'):>9}  {part['name']}"))
+        if depth < DEPTH:
+            _branch(branch, part["parts"], depth + 1)
+
+
+def _print_warnings(console: Console, warnings: Iterable[str]) -> None:
+    for warning in warnings:
+        console.print(Text(f"note: {warning}", style="yellow"))
+
+
+def _layout(run: Mapping[str, Any]) -> str:
+    degrees = {
+        "tp": run["tensor_parallel"],
+        "pp": run["pipeline_parallel"],
+        "dp": run["data_parallel"],
+        "ep": run["expert_parallel"],
+        "attention-dp": run["attention_dp"],
+    }
+    split = " ".join(f"{name} {degree}" for name, degree in degrees.items() if degree > 1) or "one device"
+    return f"{split}; {run['weights']} weights, {run['activations']} products, {run['kv_cache']} cache"
+
+
+def _workload(work: Mapping[str, Any]) -> str:
+    lengths = f"{work['input_tokens']:g} tokens in, {work['output_tokens']:g} out"
+    loads = {
+        "concurrency": f"{work['load']:g} in flight",
+        "rate": f"{work['load']:g} requests/s",
+        "batch": f"a batch of {work['load']:g}",
+        "offline": "offline",
+    }
+    return lengths if work["mode"] == "concurrency" and work["load"] == 1 else f"{lengths}, {loads[work['mode']]}"
+
+
+def print_catalog(document: Mapping[str, Any]) -> None:
+    """A list of the catalogue, or one entry with its sources."""
+    console = _console()
+    if "devices" in document:
+        table = _table("device", "architecture", "memory", "bandwidth", "bf16 or fp16", "TDP", "USD/h")
+        for device in document["devices"]:
+            peaks = device["peak_flop_per_s"]
+            peak = peaks.get("bf16") or peaks.get("fp16") or peaks.get("fp32")
+            table.add_row(
+                device["slug"],
+                device["architecture"],
+                units.show(device["memory_bytes"], "bytes"),
+                units.show(device["memory_bandwidth_bytes_per_s"], "bytes_per_s"),
+                units.show(peak, "flop_per_s") if peak else "-",
+                units.show(device["tdp_w"], "w") if device["tdp_w"] else "-",
+                f"{device['usd_per_hour']:.2f}" if device["usd_per_hour"] else "-",
+            )
+        console.print(table)
+    elif "models" in document:
+        table = _table("model", "parameters", "active", "KV bytes/token (bf16)", "layers")
+        for model in document["models"]:
+            table.add_row(
+                model["id"] or model["name"],
+                f"{model['parameters'] / 1e9:.2f} B",
+                f"{model['active_parameters'] / 1e9:.2f} B",
+                f"{model['kv_bytes_per_token']:,.0f}",
+                f"{model['layers']}",
+            )
+        console.print(table)
+    elif "engines" in document:
+        table = _table("engine", "title", "version", "scheduler")
+        for engine in document["engines"]:
+            table.add_row(engine["name"], engine["title"], engine["version"], engine["scheduler"])
+        console.print(table)
+    else:
+        _print_entry(console, document)
+
+
+def _print_entry(console: Console, document: Mapping[str, Any]) -> None:
+    entry = next(document[key] for key in ("device", "model", "engine") if key in document)
+    if "values" in entry:
+        console.print(Text(f"{entry['name']} ({entry['slug']})", style="bold"))
+        if entry["note"]:
+            console.print(entry["note"])
+        table = _table("field", "value", "source")
+        table.columns[2].justify = "left"
+        for value in entry["values"]:
+            table.add_row(value["field"], value["written"], value["source"])
+        console.print(table)
+        for field, values in entry["conflicts"].items():
+            console.print(Text(f"sources disagree on {field}: {'; '.join(values)}", style="yellow"))
+        return
+    for key, value in entry.items():
+        console.print(Text(f"{key}: {value}"))
