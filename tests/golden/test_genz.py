@@ -53,7 +53,7 @@ def layer_ops(model: str, step: Step, tensor_parallel: int = 1) -> tuple[dict[st
     """The operations of one layer by name, and the number of layers."""
     run = Deployment(engine="generic", tensor_parallel=tensor_parallel)
     [layers] = [group for group in build(load_model(model), run, step) if group.name == "layers"]
-    return {op.name: op for op in layers.ops}, layers.count
+    return {op.name: op for op in layers.ops}, layers.repeats
 
 
 def milliseconds(op: Op) -> float:

@@ -100,7 +100,7 @@ def test_kernels_of_the_graph_do_the_work_of_the_table() -> None:
     """`build` fuses Q, K and V and halves attention to the pairs a causal mask leaves; the rest is the same sum."""
     step = Step(prefill_seqs=1, prefill_tokens=TOKENS, sampled_seqs=TOKENS)
     groups = build(padded_gpt3(), Deployment(engine="generic"), step)
-    flop = {op.name: float(op.flop) * group.count for group in groups for op in group.ops}
+    flop = {op.name: float(op.flop) * group.repeats for group in groups for op in group.ops}
     table = rows()
     per_pass = {name: 2 * row.computed_macs for name, row in table.items()}
     assert flop["qkv_proj"] == per_pass["X WQ"] + per_pass["X WK"] + per_pass["X WV"]

@@ -34,7 +34,7 @@ def totals(tensor_parallel: int = 1) -> dict[str, tuple[Op, float]]:
     """Operations of a decode-only step of 2048 dense tokens by name, with how many layers run them."""
     step = Step(decode_seqs=2048, decode_context=1024)
     groups = build(load_model("llama-2-70b"), Deployment(engine="generic", tensor_parallel=tensor_parallel), step)
-    return {op.name: (op, group.count) for group in groups for op in group.ops}
+    return {op.name: (op, group.repeats) for group in groups for op in group.ops}
 
 
 @pytest.mark.parametrize(("printed", "name", "gflop", "gbytes", "ms"), DENSE, ids=[row[0] for row in DENSE])
@@ -55,7 +55,7 @@ def test_splitting_over_devices_keeps_the_flop() -> None:
 def test_decode_attention() -> None:
     step = Step(decode_seqs=DECODING, decode_context=CONTEXT)
     groups = build(load_model("llama-2-70b"), Deployment(engine="generic"), step)
-    [(op, layers)] = [(op, group.count) for group in groups for op in group.ops if op.name == "decode_attention"]
+    [(op, layers)] = [(op, group.repeats) for group in groups for op in group.ops if op.name == "decode_attention"]
     assert float(op.flop) * layers / 1e9 == pytest.approx(DECODE_GFLOP, abs=0.051)
     # 458.2 GB of cache, the rest queries, outputs and the new entries: ours is 462.27, half a digit beyond the print.
     assert float(op.bytes) * layers / 1e9 == pytest.approx(DECODE_GB, abs=0.1)

@@ -78,7 +78,7 @@ def test_graph_does_the_work_of_the_algebra(name: str) -> None:
     for group in build(model, Deployment(engine="generic"), step):
         for op in group.ops:
             square = tokens**2 / float(op.shape["pairs"]) if "pairs" in op.shape else 1.0
-            flop += float(op.flop) * op.count * group.count * square
+            flop += float(op.flop) * op.count * group.repeats * square
     assert flop == pytest.approx(2 * sum(row.computed_macs for row in gemm_table(model, tokens)), rel=1e-12)
 
 

@@ -230,7 +230,7 @@ def test_a_device_of_ones_own_is_a_path(tmp_path: Path) -> None:
         ('"2 TB/s", source = "s"', '"2 TB/s", source = "s", sparse = true', "has to be a table of"),
         ('"2 TB/s"', '"2 TB"', "does not measure"),
         ('"2 TB/s"', '"-2 TB/s"', "has to be positive"),
-        ('"2 TB/s"', "nan", "not a finite"),
+        ('"2 TB/s"', "nan", "finite"),
         ('"2 TB/s"', "[1]", "a number or a text"),
         ('"2 TB/s", source = "s"', '"2 TB/s", source = ["s"]', "has to be a text"),
         ('{ value = "64 GB", source = "s" }', "64", "has to be a table of"),

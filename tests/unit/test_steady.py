@@ -47,16 +47,26 @@ def test_a_prompt_that_rides_for_free() -> None:
 
 
 def test_a_prompt_that_delays_everybody() -> None:
-    # 100 prompt tokens take 100 ms more. With 11 in flight, each of the other 10 does that once in a request's 100 tokens.
+    # 100 prompt tokens take 100 ms more. With 11 in flight, a life is 99 steps of 10 ms and eleven such delays, after half
+    # a step of waiting and beside the 10 ms that its own prompt's step would have taken anyway.
     found = loop(Clock(per_prompt_token_s=1e-3), Workload(input_tokens=100, output_tokens=100), 1, 11)
-    assert found.tpot_s == pytest.approx([0.010, 0.010 + 10 * 0.100 / 100])
+    assert found.tpot_s[0] == pytest.approx(0.010)
+    assert found.e2e_s == pytest.approx([0.005 + 0.010 + 0.99 + 0.1, 0.005 + 0.010 + 0.99 + 11 * 0.1])
+    assert 0.010 < found.tpot_s[1] < 0.010 + 10 * 0.1 / 99  # some of the delays fall on waiting
 
 
 def test_an_engine_that_computes_prompts_alone_stops_decoding_for_them() -> None:
     # The whole prompt step of 110 ms is extra, not only the 100 ms by which it is longer than a decode step.
     work = Workload(input_tokens=100, output_tokens=100)
     found = loop(Clock(per_prompt_token_s=1e-3), work, 11, prefill_first=True)
-    assert found.tpot_s == pytest.approx([0.010 + 10 * 0.110 / 100])
+    assert found.e2e_s == pytest.approx([0.005 + 0.99 + 11 * 0.110])
+
+
+def test_a_prompt_without_answer_waits_for_all_the_others() -> None:
+    # One token out: nothing to decode, eleven prompts of 100 ms one after the other.
+    found = loop(Clock(per_prompt_token_s=1e-3), Workload(input_tokens=100, output_tokens=1), 11)
+    assert found.ttft_s == pytest.approx([0.005 + 0.010 + 11 * 0.1])
+    assert found.e2e_s == pytest.approx(found.ttft_s)
 
 
 def test_a_long_prompt_takes_steps_as_the_token_budget_says() -> None:

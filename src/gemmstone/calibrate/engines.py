@@ -5,8 +5,8 @@
 Reads CSV files in the columns of `predict --cases` with measured_ttft_s, measured_tpot_s, measured_output_tokens_per_s or
 measured_total_tokens_per_s. A row's steps are priced once; host times, launches, communication and delays enter its metrics
 linearly or nearly so, so that a fit replays all rows in a fraction of a second. Only the coefficients of EngineFit are
-fitted, per engine, on all its rows but those that contradict physics (see `plausible`); each (model, device) group weighs
-the square root of its rows. Errors are from groups held out of the fit.
+fitted, per engine, on all its rows but those that contradict physics (see `plausible`); each (model, device) group counts
+as one observation. Errors are from groups held out of the fit.
 """
 
 from __future__ import annotations
@@ -38,18 +38,23 @@ LOSS_SCALE = 0.15
 SPECULATIVE = 1.25  # predicted over measured time per token from which a group must be speculating
 FOLDS = 2
 DIGITS = 4
-# Coefficient -> (start, lower, upper), searched as logarithms
+# Coefficient -> (start, lower, upper), searched as logarithms. The starts are the geometric means over vLLM, SGLang and
+# TensorRT-LLM of a first fit with weak priors.
 BOUNDS: dict[str, tuple[float, float, float]] = {
-    "step_s": (5e-4, 1e-6, 2e-2),
-    "per_sequence_s": (5e-6, 1e-8, 2e-3),
+    "step_s": (3.3e-4, 1e-6, 2e-2),
+    "per_sequence_s": (7.5e-6, 1e-8, 2e-3),
     "per_prefill_token_s": (5e-7, 1e-9, 1e-4),
-    "request_s": (1e-2, 1e-4, 0.5),
-    "neighbour_s": (3e-4, 1e-6, 1e-2),
+    "request_s": (4e-2, 1e-4, 0.5),
+    "neighbour_s": (5e-4, 1e-6, 1e-2),
     "first_token_steps": (3.0, 0.05, 100.0),
-    "launch_factor": (1.0, 0.3, 4.0),
-    "communication_factor": (1.0, 0.2, 4.0),
+    "launch_factor": (0.95, 0.3, 4.0),
+    "communication_factor": (0.9, 0.2, 4.0),
 }
-PRIOR_SPREAD = {"launch_factor": 0.3, "communication_factor": 0.4}
+# How far engines may lie from each other: standard deviation of the log of a coefficient. Rows of one (model, device) group
+# err together, so a group counts as one observation; without these priors coefficients that trade off against each other
+# run away, and errors on groups outside the fit are a third higher (14% against 11% in time per token).
+SERVING_PRIOR = {name: 0.12 if name.endswith("_factor") else 0.4 for name in BOUNDS}
+STATIC_PRIOR = {name: 0.3 if name.endswith("_factor") else 3.0 for name in BOUNDS}
 STATIC = ("step_s", "per_sequence_s", "per_prefill_token_s", "launch_factor", "communication_factor")
 MAX_SCALE_ROWS = 250
 
@@ -220,11 +225,12 @@ def speculative(cases: Sequence[Case], fit: EngineFit) -> set[tuple[str, ...]]:
     speeds: dict[tuple[str, ...], list[float]] = {}
     for case in cases:
         if "tpot_s" in case.measured:
-            speeds.setdefault(_run_key(case), []).append(case.predicted(fit)["tpot_s"] / case.measured["tpot_s"])
+            speeds.setdefault(run_key(case), []).append(case.predicted(fit)["tpot_s"] / case.measured["tpot_s"])
     return {key for key, rates in speeds.items() if len(rates) >= 3 and float(np.median(rates)) > SPECULATIVE}
 
 
-def _run_key(case: Case) -> tuple[str, ...]:
+def run_key(case: Case) -> tuple[str, ...]:
+    """What a group of rows shares that either speculates or does not: model, format, engine version, device."""
     run = case.system.deployment
     return (case.system.model.name, run.weights, run.engine_version, case.device)
 
@@ -234,15 +240,17 @@ def _speeds(case: Case, fit: EngineFit) -> list[float]:
     return [found[name] / case.measured[name] for name in case.measured if name != "ttft_s"]
 
 
-def fit_engine(cases: Sequence[Case], names: Sequence[str], start: EngineFit) -> EngineFit:
-    """The coefficients `names` of one engine, fitted on log ratios with a soft-L1 loss."""
+def fit_engine(
+    cases: Sequence[Case], names: Sequence[str], start: EngineFit, prior: Mapping[str, float] = SERVING_PRIOR
+) -> EngineFit:
+    """The coefficients `names` of one engine, fitted on log ratios with a soft-L1 loss and a prior around BOUNDS' starts."""
     from scipy.optimize import least_squares  # lazy: only calibration needs scipy
 
     weights = _weights(cases)
     first = np.array([np.log(getattr(start, name) or BOUNDS[name][0]) for name in names])
     lower = np.array([np.log(BOUNDS[name][1]) for name in names])
     upper = np.array([np.log(BOUNDS[name][2]) for name in names])
-    priors = np.array([1.0 / PRIOR_SPREAD.get(name, 3.0) for name in names])
+    priors = np.array([1.0 / prior[name] for name in names])
     centre = np.array([np.log(BOUNDS[name][0]) for name in names])
 
     def residuals(x: Array) -> Array:
@@ -260,7 +268,8 @@ def fit_engine(cases: Sequence[Case], names: Sequence[str], start: EngineFit) ->
 
 
 def _with(start: EngineFit, names: Sequence[str], x: Array) -> EngineFit:
-    return replace(start, **{name: float(np.exp(value)) for name, value in zip(names, x, strict=True)})
+    changed: dict[str, Any] = {name: float(np.exp(value)) for name, value in zip(names, x, strict=True)}
+    return replace(start, **changed)
 
 
 def _errors(case: Case, fit: EngineFit) -> list[float]:
@@ -272,7 +281,7 @@ def _weights(cases: Sequence[Case]) -> list[float]:
     sizes: dict[tuple[str, str], int] = {}
     for case in cases:
         sizes[case.group] = sizes.get(case.group, 0) + 1
-    return [sizes[case.group] ** -0.25 for case in cases]
+    return [sizes[case.group] ** -0.5 for case in cases]
 
 
 def fit_scales(cases: Sequence[Case], fit: EngineFit) -> Scale:
@@ -323,7 +332,7 @@ def fit_all(closed: Sequence[Path], static: Sequence[Path]) -> dict[str, dict[st
 
 def _static_entry(cases: Sequence[Case], inputs: Mapping[str, str]) -> dict[str, Any]:
     measured = [case for case in cases if not _borrowed(case)]
-    entry = _entry(measured or cases, STATIC, inputs)
+    entry = _entry(measured or cases, STATIC, inputs, STATIC_PRIOR)
     fit = _from_entry(entry)
     scales = {}
     for architecture in sorted({case.architecture for case in cases if _borrowed(case)}):
@@ -338,13 +347,18 @@ def _borrowed(case: Case) -> bool:
     return not calibration_files.load(case.device) and not (own and case.architecture == "ampere")
 
 
-def _entry(cases: Sequence[Case], names: Sequence[str], inputs: Mapping[str, str]) -> dict[str, Any]:
+def _entry(
+    cases: Sequence[Case],
+    names: Sequence[str],
+    inputs: Mapping[str, str],
+    prior: Mapping[str, float] = SERVING_PRIOR,
+) -> dict[str, Any]:
     start = EngineFit(request_s=0.0, first_token_steps=0.0)
-    rough = fit_engine(cases, names, start)
+    rough = fit_engine(cases, names, start, prior)
     faster = speculative(cases, rough)
-    kept = [case for case in cases if plausible(case, rough) and _run_key(case) not in faster]
-    fit = fit_engine(kept, names, rough)
-    held_out = _held_out(kept, names, rough)
+    kept = [case for case in cases if plausible(case, rough) and run_key(case) not in faster]
+    fit = fit_engine(kept, names, rough, prior)
+    held_out = _held_out(kept, names, rough, prior)
     entry: dict[str, Any] = {name: _rounded(getattr(fit, name)) for name in names}
     for metric, key in (
         ("tpot_s", "tpot_error_frac"),
@@ -357,14 +371,16 @@ def _entry(cases: Sequence[Case], names: Sequence[str], inputs: Mapping[str, str
     return {**entry, "rows": len(kept), "rows_set_aside": len(cases) - len(kept), "inputs": dict(inputs)}
 
 
-def _held_out(cases: Sequence[Case], names: Sequence[str], start: EngineFit) -> dict[str, float]:
+def _held_out(
+    cases: Sequence[Case], names: Sequence[str], start: EngineFit, prior: Mapping[str, float]
+) -> dict[str, float]:
     """Standard deviation of the log error by metric on groups that the coefficients were not fitted on, robust."""
     groups = sorted({case.group for case in cases})
     errors: dict[str, list[float]] = {}
     for fold in range(FOLDS if len(groups) >= FOLDS else 1):
         unseen = set(groups[fold::FOLDS])
         seen = [case for case in cases if case.group not in unseen] or list(cases)
-        fit = fit_engine(seen, names, start)
+        fit = fit_engine(seen, names, start, prior)
         for case in cases:
             if case.group in unseen:
                 for name, value in case.predicted(fit).items():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -45,10 +46,10 @@ def attention_ops(block: Attention, place: Place) -> Iterator[Op]:
     run, step, tokens = place.deployment, place.step, place.tokens
     heads = shard(block.num_heads, run.tensor_parallel)
     kv_heads = shard(block.num_kv_heads, run.tensor_parallel)
-    projection = {"weights": run.attention_weights, "activations": run.attention_activations}
+    project = partial(matmul.gemm, weights=run.attention_weights, activations=run.attention_activations)
     shape = {"heads": heads, "kv_heads": kv_heads, "head_dim": block.head_dim, "window": float(block.window)}
     width = (heads + kv_heads) * block.head_dim
-    yield matmul.gemm("qkv_proj", m=tokens, n=(heads + 2 * kv_heads) * block.head_dim, k=place.hidden, **projection)
+    yield project("qkv_proj", m=tokens, n=(heads + 2 * kv_heads) * block.head_dim, k=place.hidden)
     if block.qk_norm:
         yield elementwise.rotary("qk_norm", tokens=tokens, width=width)
     if block.rotary:
@@ -64,7 +65,7 @@ def attention_ops(block: Attention, place: Place) -> Iterator[Op]:
     yield attention.decode(
         "decode_attention", batch=step.decode_seqs, context=step.decode_context, kv_cache=run.kv_cache, **shape
     )
-    yield matmul.gemm("o_proj", m=tokens, n=place.hidden, k=heads * block.head_dim, **projection)
+    yield project("o_proj", m=tokens, n=place.hidden, k=heads * block.head_dim)
     yield from _tensor_all_reduce("attention_all_reduce", place)
 
 
@@ -74,23 +75,19 @@ def latent_ops(block: LatentAttention, place: Place) -> Iterator[Op]:
     heads = shard(block.num_heads, run.tensor_parallel)
     qk_dim = block.qk_nope_head_dim + block.qk_rope_head_dim
     latent = block.kv_lora_rank + block.qk_rope_head_dim
-    projection = {"weights": run.attention_weights, "activations": run.attention_activations}
+    project = partial(matmul.gemm, weights=run.attention_weights, activations=run.attention_activations)
     prompt_tokens = np.asarray(step.prefill_seqs * (step.prefill_tokens + step.prefill_past), dtype=float)
     if block.q_lora_rank:
-        yield matmul.gemm("qkv_a_proj", m=tokens, n=block.q_lora_rank + latent, k=place.hidden, **projection)
+        yield project("qkv_a_proj", m=tokens, n=block.q_lora_rank + latent, k=place.hidden)
         yield elementwise.rotary("latent_norm", tokens=tokens, width=block.q_lora_rank + block.kv_lora_rank)
-        yield matmul.gemm("q_b_proj", m=tokens, n=heads * qk_dim, k=block.q_lora_rank, **projection)
+        yield project("q_b_proj", m=tokens, n=heads * qk_dim, k=block.q_lora_rank)
     else:
-        yield matmul.gemm("q_proj", m=tokens, n=heads * qk_dim, k=place.hidden, **projection)
-        yield matmul.gemm("kv_a_proj", m=tokens, n=latent, k=place.hidden, **projection)
+        yield project("q_proj", m=tokens, n=heads * qk_dim, k=place.hidden)
+        yield project("kv_a_proj", m=tokens, n=latent, k=place.hidden)
         yield elementwise.rotary("latent_norm", tokens=tokens, width=block.kv_lora_rank)
     yield elementwise.rotary("rotary", tokens=tokens, width=(heads + 1) * block.qk_rope_head_dim)
-    yield matmul.gemm(
-        "kv_b_proj",
-        m=prompt_tokens,
-        n=heads * (block.qk_nope_head_dim + block.v_head_dim),
-        k=block.kv_lora_rank,
-        **projection,
+    yield project(
+        "kv_b_proj", m=prompt_tokens, n=heads * (block.qk_nope_head_dim + block.v_head_dim), k=block.kv_lora_rank
     )
     yield attention.latent_prefill(
         "prefill_attention",
@@ -103,8 +100,8 @@ def latent_ops(block: LatentAttention, place: Place) -> Iterator[Op]:
         latent_dim=latent,
         kv_cache=run.kv_cache,
     )
-    absorbed = {"batch": heads, "m": np.asarray(step.decode_seqs, dtype=float)}
-    yield matmul.batched_gemm("q_absorb", n=block.kv_lora_rank, k=block.qk_nope_head_dim, **absorbed)
+    absorb = partial(matmul.batched_gemm, batch=heads, m=np.asarray(step.decode_seqs, dtype=float))
+    yield absorb("q_absorb", n=block.kv_lora_rank, k=block.qk_nope_head_dim)
     yield attention.latent_decode(
         "decode_attention",
         batch=step.decode_seqs,
@@ -114,8 +111,8 @@ def latent_ops(block: LatentAttention, place: Place) -> Iterator[Op]:
         rope_dim=block.qk_rope_head_dim,
         kv_cache=run.kv_cache,
     )
-    yield matmul.batched_gemm("v_absorb", n=block.v_head_dim, k=block.kv_lora_rank, **absorbed)
-    yield matmul.gemm("o_proj", m=tokens, n=place.hidden, k=heads * block.v_head_dim, **projection)
+    yield absorb("v_absorb", n=block.v_head_dim, k=block.kv_lora_rank)
+    yield project("o_proj", m=tokens, n=place.hidden, k=heads * block.v_head_dim)
     yield from _tensor_all_reduce("attention_all_reduce", place)
 
 
@@ -167,13 +164,11 @@ def expert_ops(block: Experts, place: Place) -> Iterator[Op]:
 def _mlp_matrices(
     width: float, gated: bool, place: Place, weights: str, activations: str, prefix: str = ""
 ) -> Iterator[Op]:
-    formats = {"weights": weights, "activations": activations}
+    project = partial(matmul.gemm, weights=weights, activations=activations)
     wide = 2 * width if gated else width
-    yield matmul.gemm(
-        prefix + ("gate_up_proj" if gated else "up_proj"), m=place.tokens, n=wide, k=place.hidden, **formats
-    )
+    yield project(prefix + ("gate_up_proj" if gated else "up_proj"), m=place.tokens, n=wide, k=place.hidden)
     yield elementwise.activation(prefix + "activation", tokens=place.tokens, width=width, gated=gated)
-    yield matmul.gemm(prefix + "down_proj", m=place.tokens, n=place.hidden, k=width, **formats)
+    yield project(prefix + "down_proj", m=place.tokens, n=place.hidden, k=width)
 
 
 def _tensor_all_reduce(name: str, place: Place) -> Iterator[Op]:

@@ -13,10 +13,10 @@ from gemmstone.ops import collective, elementwise, matmul
 
 
 class OpGroup(NamedTuple):
-    """Operations that run `count` times one after the other in a step."""
+    """Operations that run `repeats` times one after the other in a step."""
 
     name: str
-    count: float
+    repeats: float
     ops: tuple[Op, ...]
 
 

@@ -115,7 +115,7 @@ def _weights(model: Model, deployment: Deployment) -> MemoryNode:
         parts = tuple(
             MemoryNode(
                 name=op.name,
-                bytes=float(op.weight_bytes) * group.count / (1 if group.name in ENDS else stages),
+                bytes=float(op.weight_bytes) * group.repeats / (1 if group.name in ENDS else stages),
             )
             for op in group.ops
             if float(op.weight_bytes) > 0

@@ -161,7 +161,7 @@ def _detail(best: Candidate, economics: Economics) -> dict[str, Any]:
     found, load = best.answer, best.point
     device = best.system.cluster.device
     at_limit = answer(at_the_limit(best.system), found.workload, economics, best.loads[load : load + 1])
-    ops = [
+    ops: list[dict[str, Any]] = [
         {
             "phase": phase,
             "name": leaf.name,

@@ -10,15 +10,17 @@ import numpy as np
 
 from gemmstone.catalog import engine_files
 from gemmstone.catalog.engine_files import Engine
+from gemmstone.core import dtypes
 from gemmstone.core.deployment import Array, Deployment, Workload
 from gemmstone.core.errors import BadRequest, NoAnswer
 from gemmstone.core.hardware import Cluster, Device
 from gemmstone.core.model import Model
 from gemmstone.plan.layouts import choices
 from gemmstone.predict.deploy import Choice, resolve
+from gemmstone.predict.deploy import check as check_choice
 from gemmstone.predict.economics import Economics
 from gemmstone.simulate.metrics import Answer, answer
-from gemmstone.simulate.scenario import Hardware, Style, load_cluster, load_model, pricing
+from gemmstone.simulate.scenario import MAX_LOAD, Hardware, Style, load_cluster, load_model, pricing
 from gemmstone.simulate.steady import lengths, slots
 from gemmstone.simulate.system import System, assemble
 
@@ -107,8 +109,11 @@ def check(question: Question) -> None:
             raise BadRequest(f"unknown latency target {name!r}: one of {', '.join(TARGETS)}")
         if not (np.isfinite(bound) and bound > 0):
             raise BadRequest(f"the target {name} must be a positive time, not {bound:g} s")
-    if question.rate is not None and not (np.isfinite(question.rate) and question.rate > 0):
-        raise BadRequest(f"the rate must be a positive number of requests/s, not {question.rate:g}")
+    if question.rate is not None and not 0 < question.rate <= MAX_LOAD:
+        raise BadRequest(f"the rate must be a positive number of requests/s up to {MAX_LOAD:g}, not {question.rate:g}")
+    for form in (*question.weights, *question.kv_caches):
+        dtypes.resolve(form)
+    check_choice(_common(question))
 
 
 def search(question: Question, economics: Callable[[Device], Economics]) -> Found:
@@ -157,14 +162,19 @@ def search(question: Question, economics: Callable[[Device], Economics]) -> Foun
     )
 
 
-def _deployments(
-    question: Question, model: Model, cluster: Cluster, engine: Engine, rejections: _Rejections
-) -> list[Deployment]:
-    common = Choice(
+def _common(question: Question) -> Choice:
+    """What all deployments of a question share."""
+    return Choice(
         max_num_batched_tokens=question.max_num_batched_tokens,
         gpu_memory_utilization=question.gpu_memory_utilization,
         prefix_hit_frac=question.prefix_hit_frac,
     )
+
+
+def _deployments(
+    question: Question, model: Model, cluster: Cluster, engine: Engine, rejections: _Rejections
+) -> list[Deployment]:
+    common = _common(question)
     found: dict[Deployment, None] = {}
     for choice in choices(model, cluster, engine, question.weights, question.kv_caches, common):
         try:

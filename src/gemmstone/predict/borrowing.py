@@ -5,46 +5,63 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from gemmstone.catalog import calibration_files
-from gemmstone.core.calibration import Fit
+from gemmstone.core.calibration import Fit, Scale
 from gemmstone.core.hardware import Device
 
-# Architecture -> measured devices whose kernels behave alike, nearest first. The leave-one-device-out study in
-# docs/physics/borrowing.md gives the errors: within data-centre Hopper and Blackwell 10 to 15%, across classes 30 to 50%.
-RELATIVES: dict[str, tuple[str, ...]] = {
-    "hopper": ("h100-sxm", "h200-sxm"),
-    "blackwell": ("b200-sxm", "gb200"),
-    "blackwell-workstation": ("rtx-pro-6000",),
-    "ada": ("rtx-pro-6000", "a100-sxm-80gb"),
-    "ampere": ("a100-sxm-80gb",),
-    "turing": ("a100-sxm-80gb",),
-    "volta": ("a100-sxm-80gb",),
-    "cdna2": ("a100-sxm-80gb",),
-    "cdna3": ("h100-sxm",),
-    "cdna4": ("h100-sxm",),
+# Standard deviation of the log error that borrowing adds, from the leave-one-device-out study in docs/physics/borrowing.md.
+SAME_GENERATION = 0.12
+SAME_VENDOR = 0.25
+OTHER_VENDOR = 0.35
+
+
+class Relative(NamedTuple):
+    """Measured devices whose kernels behave like an architecture's, nearest first, and what differs beyond the datasheet.
+
+    `compute` is the ratio of the best share of its bf16 peak that a large product reached on the architecture to that on
+    the lender: 668.4 of 1307 TFLOP/s on MI300X, 418.7 of 432 on Gaudi 2 and 1243 of 1835 on Gaudi 3, against 794.5 of 989 on
+    H100 and 271.2 of 312 on A100 (github.com/stas00/ml-engineering@744d01e18b, compute/accelerator/README.md). It is 1
+    where no such measurement is known; cdna4 takes cdna3's.
+    """
+
+    lenders: tuple[str, ...]
+    error_frac: float
+    compute: float = 1.0
+
+
+RELATIVES: dict[str, Relative] = {
+    "hopper": Relative(("h100-sxm", "h200-sxm"), SAME_GENERATION),
+    "blackwell": Relative(("b200-sxm", "gb200"), SAME_GENERATION),
+    "blackwell-workstation": Relative(("rtx-pro-6000",), SAME_GENERATION),
+    "ampere": Relative(("a100-sxm-80gb",), SAME_GENERATION),
+    "ada": Relative(("rtx-pro-6000", "a100-sxm-80gb"), SAME_VENDOR),
+    "turing": Relative(("a100-sxm-80gb",), SAME_VENDOR),
+    "volta": Relative(("a100-sxm-80gb",), SAME_VENDOR),
+    "cdna2": Relative(("a100-sxm-80gb",), OTHER_VENDOR),
+    "cdna3": Relative(("h100-sxm",), OTHER_VENDOR, 0.64),
+    "cdna4": Relative(("h100-sxm",), OTHER_VENDOR, 0.64),
+    "gaudi": Relative(("a100-sxm-80gb",), OTHER_VENDOR, 0.93),
 }
-STRANGER = "a100-sxm-80gb"  # for an architecture without a relative
-SAME_CLASS_ERROR = 0.12
-OTHER_CLASS_ERROR = 0.35
+STRANGER = Relative(("a100-sxm-80gb",), OTHER_VENDOR)  # for an architecture without a relative
 
 
 class Lender(NamedTuple):
-    """The fits a device is priced with, and what using them adds to the error."""
+    """The fits a device is priced with, the factor on its rates, and what borrowing adds to the error."""
 
     device: str
     fits: tuple[Fit, ...]
     borrowed: bool
     error_frac: float
+    scale: Scale
 
 
 def lender(device: Device) -> Lender:
     """A device's own fits, or those of its nearest measured relative."""
     own = calibration_files.load(device.slug)
     if own:
-        return Lender(device.slug, own, False, 0.0)
-    for relative in (*RELATIVES.get(device.architecture, ()), STRANGER):
-        fits = calibration_files.load(relative)
+        return Lender(device.slug, own, False, 0.0, Scale())
+    relative = RELATIVES.get(device.architecture, STRANGER)
+    for slug in (*relative.lenders, *STRANGER.lenders):
+        fits = calibration_files.load(slug)
         if fits:
-            same = device.architecture in ("hopper", "blackwell", "ampere")
-            error = SAME_CLASS_ERROR if same else OTHER_CLASS_ERROR
-            return Lender(device.slug, fits, True, error)
-    return Lender(device.slug, (), True, OTHER_CLASS_ERROR)
+            return Lender(device.slug, fits, True, relative.error_frac, Scale(compute=relative.compute))
+    return Lender(device.slug, (), True, relative.error_frac, Scale())

@@ -9,8 +9,10 @@ from gemmstone.core import dtypes
 from gemmstone.core.deployment import Deployment
 from gemmstone.core.errors import BadRequest
 from gemmstone.core.hardware import Cluster, Device
-from gemmstone.core.model import Attention, Experts, LatentAttention, Model
+from gemmstone.core.model import Attention, Experts, Model
 
+MAX_DEGREE = 100_000
+MAX_STEP_TOKENS = 10_000_000
 NARROW = 0.75  # bytes per element below which a checkpoint leaves attention in a wider format
 
 
@@ -33,11 +35,33 @@ class Choice:
     engine_version: str = ""
 
 
+def check(choice: Choice) -> None:
+    """Raises BadRequest for numbers that no deployment can have; None stands for a value left open."""
+    for name, value, most in (
+        ("tp", choice.tensor_parallel, MAX_DEGREE),
+        ("pp", choice.pipeline_parallel, MAX_DEGREE),
+        ("dp", choice.data_parallel, MAX_DEGREE),
+        ("ep", choice.expert_parallel, MAX_DEGREE),
+        ("attention_dp", choice.attention_dp, MAX_DEGREE),
+        ("max_num_seqs", choice.max_num_seqs, MAX_DEGREE),
+        ("max_num_batched_tokens", choice.max_num_batched_tokens, MAX_STEP_TOKENS),
+    ):
+        if value is not None and not 1 <= value <= most:
+            shown = value if abs(value) < 10**12 else "a number beyond all of them"
+            raise BadRequest(f"{name} must be a whole number from 1 to {most}, not {shown}")
+    share, cached = choice.gpu_memory_utilization, choice.prefix_hit_frac
+    if share is not None and not 0 < share <= 1:
+        raise BadRequest(f"gpu_memory_utilization must be above 0 and at most 1, not {share:g}")
+    if not 0 <= cached < 1:
+        raise BadRequest(f"prefix_hit must be at least 0 and below 1, not {cached:g}")
+
+
 def resolve(model: Model, cluster: Cluster, engine: Engine, choice: Choice) -> Deployment:
     """The complete Deployment of a choice. Raises BadRequest when the layout or the formats cannot be.
 
     Omitted: tensor parallelism over all devices that the other degrees leave, every other degree 1.
     """
+    check(choice)
     pp, dp = choice.pipeline_parallel or 1, choice.data_parallel or 1
     adp, ep = choice.attention_dp or 1, choice.expert_parallel or 1
     others = pp * dp * adp

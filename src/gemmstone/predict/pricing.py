@@ -36,7 +36,6 @@ class Pricing:
     fidelity: str = "calibrated"
     engine_fit: EngineFit = EngineFit()
     _candidates: dict[tuple[str, str], Candidates] = field(default_factory=dict, init=False, repr=False)
-    _lender: Lender | None = field(default=None, init=False, repr=False)
 
     def price(self, op: Op) -> Estimate:
         """Seconds and dynamic joules of all `op.count` calls, zero at operating points where there is nothing to do."""
@@ -47,10 +46,10 @@ class Pricing:
         active = np.asarray(op.write_bytes, dtype=float) > 0
         time_s = np.where(active, timed.time_s, 0.0) * op.count
         limits = {
-            "compute": timed.compute_s,
-            "memory": timed.memory_s,
-            "network": timed.network_s,
-            "launch": timed.launch_s,
+            "compute": np.asarray(timed.compute_s, dtype=float),
+            "memory": np.asarray(timed.memory_s, dtype=float),
+            "network": np.asarray(timed.network_s, dtype=float),
+            "launch": np.asarray(timed.launch_s, dtype=float),
         }
         return Estimate(
             name=op.name,
@@ -119,18 +118,21 @@ class Pricing:
     @cached_property
     def scale(self) -> Scale:
         """Factors on this device's rates where it borrows coefficients and the engine was measured on its architecture."""
-        device = self.cluster.device
-        if self.engine_fit.scales and lender(device).borrowed:
-            return self.engine_fit.scales.get(device.architecture, Scale())
-        return Scale()
+        lent = self.lender
+        if lent.borrowed:
+            return self.engine_fit.scales.get(self.cluster.device.architecture, lent.scale)
+        return lent.scale
+
+    @cached_property
+    def lender(self) -> Lender:
+        """Whose coefficients this device uses."""
+        return lender(self.cluster.device)
 
     def _lookup(self, op: Op) -> Candidates:
         key = (op.kind, op.variant)
         found = self._candidates.get(key)
         if found is None:
-            if self._lender is None:
-                self._lender = lender(self.cluster.device)
             launch = 1.0 if op.kind in COLLECTIVES else self.engine_fit.launch_factor * self.scale.launch
-            found = candidates(self._lender, op.kind, op.variant, self.engine, launch)
+            found = candidates(self.lender, op.kind, op.variant, self.engine, launch)
             self._candidates[key] = found
         return found

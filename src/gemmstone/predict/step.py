@@ -41,7 +41,7 @@ class StepTimer:
             return serial("step", [device])
         execution = [device]
         if self.host.launch_s and not self.deployment.cuda_graphs:
-            calls = sum(op.count * group.count for group in groups for op in group.ops)
+            calls = sum(op.count * group.repeats for group in groups for op in group.ops)
             execution.append(self._host("launches", np.full_like(device.time_s, calls * self.host.launch_s)))
         sequences = self.deployment.attention_dp * (np.asarray(step.decode_seqs, dtype=float) + step.prefill_seqs)
         prefill_tokens = self.deployment.attention_dp * np.asarray(step.prefill_seqs * step.prefill_tokens, dtype=float)
@@ -59,8 +59,8 @@ class StepTimer:
 
     def _group(self, group: OpGroup) -> Estimate:
         leaves = [self.pricing.price(op) for op in group.ops]
-        name = group.name if group.count == 1 else f"{group.name} x {group.count:g}"
-        return serial(name, [repeat(leaf, group.count) for leaf in leaves])
+        name = group.name if group.repeats == 1 else f"{group.name} x {group.repeats:g}"
+        return serial(name, [repeat(leaf, group.repeats) for leaf in leaves])
 
     def _host(self, name: str, seconds: Array) -> Estimate:
         return Estimate(

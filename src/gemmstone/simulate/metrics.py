@@ -77,9 +77,15 @@ def solve(system: System, workload: Workload, loads: Array) -> Steady:
     run = system.deployment
     ranks = run.data_parallel * run.attention_dp
     capacity = system.memory.kv_capacity_tokens
+    size = lengths(workload, run.prefix_hit_frac)
+    if size.prompt + size.output > capacity:
+        raise NoAnswer(
+            f"a request of {size.prompt + size.output:.0f} tokens does not fit in the KV cache, which holds "
+            f"{capacity:.0f}: use more devices, a narrower cache or shorter requests",
+            detail=system.memory.tree.as_dict(),
+        )
     if workload.mode == "batch":
         return static_batch(system.timer, capacity, workload, loads / ranks)
-    size = lengths(workload, run.prefix_hit_frac)
     if workload.mode == "offline":
         return _closed(system, workload, np.array([min(slots(run, capacity, size), OFFLINE_MAX_SEQS)]))
     if workload.mode == "rate":

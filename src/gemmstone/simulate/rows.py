@@ -8,10 +8,9 @@ from collections.abc import Mapping
 from gemmstone.core import units
 from gemmstone.core.deployment import Workload
 from gemmstone.core.errors import BadRequest
-from gemmstone.predict.deploy import Choice
+from gemmstone.predict.deploy import MAX_DEGREE, MAX_STEP_TOKENS, Choice
 from gemmstone.simulate.scenario import Scenario, check_workload
 
-MAX_DEGREE = 100_000
 # Columns of the contract whose meaning is not built yet: a row that fills them is refused rather than misread.
 NOT_YET = (
     "spec_tokens",
@@ -50,26 +49,19 @@ def scenario(row: Mapping[str, str], fidelity: str = "calibrated") -> Scenario:
         activations=_word(row, "activations"),
         kv_cache=_word(row, "kv"),
         max_num_seqs=_count(row, "max_num_seqs"),
-        max_num_batched_tokens=_count(row, "max_num_batched_tokens", most=10_000_000),
-        prefix_hit_frac=fraction(_number(row, "prefix_hit", 0.0), "prefix_hit"),
+        max_num_batched_tokens=_count(row, "max_num_batched_tokens", most=MAX_STEP_TOKENS),
+        prefix_hit_frac=_number(row, "prefix_hit", 0.0),
         engine_version=row.get("engine_version", "").strip()[:60],
     )
     return Scenario(
         model=_required(row, "model"),
         hardware=_required(row, "hardware"),
-        num_devices=_count(row, "num_devices") or 1,
+        num_devices=_count(row, "num_devices"),  # when empty, what `hardware` says ("8xh100-sxm"), or one
         engine=_word(row, "engine") or "generic",
         choice=choice,
         workload=workload,
         fidelity=fidelity,
     )
-
-
-def fraction(value: float, name: str) -> float:
-    """`value` when it lies in [0, 1)."""
-    if not 0 <= value < 1:
-        raise BadRequest(f"{name} must be at least 0 and below 1, not {value:g}")
-    return value
 
 
 def _required(row: Mapping[str, str], column: str) -> str:

@@ -3,16 +3,15 @@
 One call answers any number of loads for one deployment. Times are of one replica; n is the number of requests in flight
 on one attention-DP rank of it.
 
-Continuous batching. While a request generates its O tokens, the other n - 1 slots each start one new request, whose
-prompt delays everybody by `extra`: the time of the steps that carry it less that of the decode steps they replace.
+Continuous batching conserves work: with n requests in flight that each generate O tokens, the engine is busy with O - 1
+decode steps and n prompts in one life of a request, whatever the order, where a prompt costs `extra`: the time of the
+steps that carry it less that of the decode steps they replace.
 
-    tpot = decode(n) + (n - 1) extra / O
+    e2e = (O - 1) decode(n) + n extra
 
-No step is longer than a full one, and where prompts take all the time, Little's law gives the wait. Otherwise
-a new request waits for the running step, for the prompts before it (a closed network with one server, the prefill, and
-O decode steps of thinking: Schweitzer's approximation of mean value analysis has a closed form there), then for the
-steps that carry its own prompt. In a benchmark that starts all slots at once the first of N requests a slot meets n
-prompts in front of it instead. More requests than the cache holds wait for a slot: Little's law.
+The n - 1 prompts of the others fall partly on the request's waiting (ttft) and partly on its decoding (tpot); see
+`_shared`. A benchmark that starts all slots at once lets the first of N requests a slot meet n prompts in front of it.
+More requests than the cache holds wait for a slot: Little's law.
 """
 
 from __future__ import annotations
@@ -22,9 +21,9 @@ from typing import NamedTuple, Protocol
 
 import numpy as np
 
+from gemmstone.core.calibration import EngineFit
 from gemmstone.core.deployment import Array, Deployment, Step, Workload
 from gemmstone.core.estimate import Estimate
-from gemmstone.core.calibration import EngineFit
 
 RESIDENT_OUTPUT_FRAC = (
     0.6  # of its output a request holds in the cache on average when room is scarce (FINDINGS: trap 9)
@@ -128,14 +127,11 @@ def closed_loop(
     extra_s = _extra(points, prefill_first) / stages  # what a stage is busy with it; the stages work side by side
     others = np.maximum(running - 1.0, 0.0)
     later = max(size.output - 1.0, 0.0)  # the first token comes out of the prompt's own step
-    tpot_s = points.decode_s + others * extra_s / size.output
-    if not prefill_first:  # no step is longer than a full one
-        tpot_s = np.minimum(tpot_s, np.maximum(points.mixed_s, points.wave_s))
-    capacity = 1.0 / (later * points.decode_s / np.maximum(running, 1.0) + extra_s)
-    own_s = points.chunks * points.mixed_s
-    queue_s = _forgotten(workload) * _prefill_queue(points, extra_s, others, size.output)
+    # The step of a prompt carries others' prompts too when answers are short; those are counted as others.
+    own_s = points.chunks * points.mixed_s - (points.prompts_per_step - 1.0) * extra_s * stages
+    queue_s, tpot_s = _shared(points, extra_s, others, later, _forgotten(workload), prefill_first)
+    capacity = running / (later * points.decode_s + np.maximum(running, 1.0) * extra_s)
     start_s = 0.5 * points.decode_s + queue_s + own_s
-    start_s = np.maximum(start_s, running / capacity - later * tpot_s)  # Little's law where prompts take all the time
     slot_wait_s = np.maximum(in_flight - running, 0.0) / capacity
     if not waiting:
         start_s, slot_wait_s = own_s, np.zeros_like(own_s)
@@ -242,15 +238,28 @@ def _forgotten(workload: Workload) -> float:
     return float(np.minimum(1.0, relative**2 * waves).mean())
 
 
-def _prefill_queue(points: Points, extra_s: Array, others: Array, output: float) -> Array:
-    """Mean wait behind other prompts: one server of `extra` seconds, `others` + 1 customers that think O decode steps.
+def _shared(
+    points: Points, extra_s: Array, others: Array, later: float, forgotten: float, prefill_first: bool
+) -> tuple[Array, Array]:
+    """How the prompts of the other slots delay a request: seconds before its first token, and seconds per later token.
 
-    Schweitzer: R = S (1 + others R / (R + Z)), solved for R; half of the queueing part for service times that hardly vary.
+    All of them together cost others * extra within one life of a request. Evenly spaced they fall on its waiting and on
+    its decoding in proportion; random ones bunch in front of it, half as much as Schweitzer's approximation for one
+    server and exponential service says. What falls on decoding cannot make a step longer than a full one.
     """
-    think_s = output * points.decode_s
-    b = think_s - extra_s - extra_s * others
-    residence_s = (-b + np.sqrt(b * b + 4.0 * extra_s * think_s)) / 2.0
-    return np.asarray(0.5 * np.maximum(residence_s - extra_s, 0.0), dtype=float)
+    decode_s = later * points.decode_s
+    paced_s = others * extra_s**2 / (decode_s + extra_s)
+    b = decode_s - extra_s - extra_s * others
+    residence_s = (-b + np.sqrt(b * b + 4.0 * extra_s * decode_s)) / 2.0
+    random_s = 0.5 * np.maximum(residence_s - extra_s, 0.0)
+    before_s = np.minimum(paced_s + forgotten * np.maximum(random_s - paced_s, 0.0), others * extra_s)
+    if not later:
+        return others * extra_s, points.decode_s
+    stalled_s = (others * extra_s - before_s) / later
+    if not prefill_first:
+        full_s = np.maximum(points.mixed_s, points.wave_s) - points.decode_s
+        stalled_s = np.minimum(stalled_s, np.maximum(full_s, 0.0))
+    return others * extra_s - stalled_s * later, points.decode_s + stalled_s
 
 
 def _first_wave(points: Points, stages: int) -> Array:
