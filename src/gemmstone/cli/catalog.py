@@ -7,13 +7,22 @@ from typing import Annotated, Any
 import typer
 
 from gemmstone.cli import options as opt
+from gemmstone.cli.output import print_json
 
 HELP = "Devices, models and engines that are known, with their sources."
-app = typer.Typer(help=HELP, no_args_is_help=True, rich_markup_mode=None)
+EXAMPLE = "\b\nExample:\n  gemmstone catalog"
+app = typer.Typer(help=HELP, epilog=f"{EXAMPLE} devices h100-sxm", rich_markup_mode=None)
 NAME = Annotated[str | None, typer.Argument(metavar="NAME", show_default=False)]
 
 
-@app.command(help="Devices; with a name every value with its source. Example: gemmstone catalog devices h100-sxm")
+@app.callback(invoke_without_command=True)
+def root(context: typer.Context) -> None:
+    """Says what there is to list when nothing was named."""
+    if context.invoked_subcommand is None:
+        typer.echo(context.get_help())
+
+
+@app.command(help="Devices; with a name every value with its source.", epilog=f"{EXAMPLE} devices h100-sxm")
 def devices(name: NAME = None, json_: opt.JSON = False) -> None:
     """Lists devices or describes one."""
     from gemmstone import api
@@ -21,7 +30,7 @@ def devices(name: NAME = None, json_: opt.JSON = False) -> None:
     _show(api.catalog_devices(name), json_)
 
 
-@app.command(help="Models; with a name its architecture and counts. Example: gemmstone catalog models llama-3.1-70b")
+@app.command(help="Models; with a name its architecture and counts.", epilog=f"{EXAMPLE} models llama-3.1-70b")
 def models(name: NAME = None, json_: opt.JSON = False) -> None:
     """Lists models or describes one."""
     from gemmstone import api
@@ -29,7 +38,7 @@ def models(name: NAME = None, json_: opt.JSON = False) -> None:
     _show(api.catalog_models(name), json_)
 
 
-@app.command(help="Engines; with a name how they are modelled. Example: gemmstone catalog engines vllm")
+@app.command(help="Engines; with a name how they are modelled.", epilog=f"{EXAMPLE} engines vllm")
 def engines(name: NAME = None, json_: opt.JSON = False) -> None:
     """Lists engines or describes one."""
     from gemmstone import api
@@ -39,9 +48,7 @@ def engines(name: NAME = None, json_: opt.JSON = False) -> None:
 
 def _show(document: dict[str, Any], json_: bool) -> None:
     if json_:
-        import json
-
-        print(json.dumps(document))
+        print_json(document)
         return
     from gemmstone.report.terminal import print_catalog
 

@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import sys
+import threading
+import warnings
+from collections.abc import Sequence
 from typing import Annotated
 
-import click
 import typer
 
 from gemmstone import __version__
 from gemmstone.cli import catalog, plan, predict
+from gemmstone.cli.output import failed, print_json, print_problem
 from gemmstone.core.errors import GemmstoneError
 
 EXIT_BAD_REQUEST = 2
 EXIT_INTERRUPTED = 130
+DEBUG = "--debug"
 START = "gemmstone plan llama-3.1-70b --on 8xh100-sxm --input 2048 --output 256 --slo ttft=2s,tpot=50ms"
 
 app = typer.Typer(
@@ -22,70 +28,100 @@ app = typer.Typer(
     rich_markup_mode=None,
     context_settings={"help_option_names": ["-h", "--help"]},
     help="How fast, how much memory, how many joules, dollars and grams of CO2 a large language model takes.",
-    epilog=f"Start with: {START}",
+    epilog=f"\b\nStart with:\n  {START}",
 )
 app.command("predict", help=predict.HELP, epilog=predict.EXAMPLE)(predict.command)
 app.command("plan", help=plan.HELP, epilog=plan.EXAMPLE)(plan.command)
 app.add_typer(catalog.app, name="catalog")
+VERBS = {"predict": predict.HELP, "plan": plan.HELP, "catalog": catalog.HELP}
+# What typer raises for arguments that make no sense. Its versions bring this class from different packages.
+UsageProblem: type[Exception] = next(kind for kind in typer.BadParameter.__mro__ if kind.__name__ == "ClickException")
 
 
 @app.callback(invoke_without_command=True)
 def root(
     context: typer.Context,
     version: Annotated[bool, typer.Option("--version", help="Print the version and exit.")] = False,
-    debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of a failure.")] = False,
+    debug: Annotated[bool, typer.Option(DEBUG, help="Show the traceback of a failure; may stand anywhere.")] = False,
 ) -> None:
     """Prints the verbs when none is given."""
     if version:
         typer.echo(__version__)
-    elif context.invoked_subcommand is None:
+        raise typer.Exit
+    if context.invoked_subcommand is None:
         verbs = "\n".join(f"  {name:<9} {text}" for name, text in VERBS.items())
         typer.echo(f"gemmstone VERB ...\n{verbs}\n\nStart with:\n  {START}")
 
 
-VERBS = {"predict": predict.HELP, "plan": plan.HELP, "catalog": catalog.HELP}
-
-
 def main() -> None:
     """Runs the command line; exits 0 answered, 1 no feasible answer, 2 bad request, 3 a backend is missing."""
-    if "--debug" in sys.argv:
-        app()
-        return
+    arguments = [argument for argument in sys.argv[1:] if argument != DEBUG]
+    debug = len(arguments) < len(sys.argv) - 1
+    if threading.current_thread() is threading.main_thread():
+        # Being ended is an interruption like any other: what was written aside is removed on the way out.
+        signal.signal(signal.SIGTERM, signal.default_int_handler)
+    with warnings.catch_warnings():
+        if not debug:
+            warnings.simplefilter("ignore")  # standard error is for one line of ours, not for remarks of libraries
+        code = _run(arguments, debug)
+    sys.exit(code)
+
+
+def _run(arguments: Sequence[str], debug: bool) -> int:
+    command = typer.main.get_command(app)
     try:
-        code = app(standalone_mode=False)
-    except GemmstoneError as error:
-        _print_detail(error.detail)
-        code = _fail(str(error), error.exit_code)
-    except click.ClickException as error:
-        code = _fail(error.format_message(), EXIT_BAD_REQUEST)
-    except (click.Abort, KeyboardInterrupt):
-        code = _fail("interrupted", EXIT_INTERRUPTED)
-    except BrokenPipeError:
-        sys.stderr.close()
-        code = 0
-    except Exception as error:  # noqa: BLE001 - the last line of defence: no traceback reaches a user
-        code = _fail(
-            f"internal error, {type(error).__name__}: {error} (repeat with --debug before the verb)", EXIT_BAD_REQUEST
-        )
-    sys.exit(code if isinstance(code, int) else 0)
+        with command.make_context("gemmstone", list(arguments)) as context:
+            command.invoke(context)
+        sys.stdout.flush()
+    except typer.Exit as stop:
+        return int(stop.exit_code)
+    except (BrokenPipeError, SystemExit):  # whoever reads our output has seen enough; rich turns that into SystemExit
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except (KeyboardInterrupt, typer.Abort):
+        print_problem("interrupted, nothing was written")
+        return EXIT_INTERRUPTED
+    except Exception as error:  # the last line of defence: without --debug no traceback reaches a user
+        if debug:
+            import traceback
+
+            traceback.print_exc()
+        return _fail(error, arguments)
+    return 0
 
 
-def _fail(message: str, code: int) -> int:
-    sys.stdout.flush()
-    print("gemmstone: " + " ".join(message.split()), file=sys.stderr)
-    return code
+def _fail(error: Exception, arguments: Sequence[str]) -> int:
+    """Says what went wrong; returns the exit code."""
+    if isinstance(error, GemmstoneError):
+        _print_detail(error, arguments)
+        print_problem(str(error))
+        return error.exit_code
+    if isinstance(error, UsageProblem):
+        print_problem(_usage(error))
+    elif isinstance(error, OSError):
+        print_problem(f"cannot read or write: {error}")
+    elif isinstance(error, MemoryError):
+        print_problem("out of memory: ask for less at once")
+    else:
+        print_problem(f"internal error, {type(error).__name__}: {error} (repeat with {DEBUG} and report it)")
+    return EXIT_BAD_REQUEST
 
 
-def _print_detail(detail: object) -> None:
-    if detail is None:
+def _usage(error: Exception) -> str:
+    """What is wrong with the arguments, and which help page says how it is done."""
+    message = error.format_message().rstrip(".")  # type: ignore[attr-defined]
+    context = getattr(error, "ctx", None)
+    return f"{message} (see '{context.command_path if context else 'gemmstone'} --help')"
+
+
+def _print_detail(error: GemmstoneError, arguments: Sequence[str]) -> None:
+    """What goes with a failure, on standard output: the memory of a deployment that does not fit."""
+    if not isinstance(error.detail, dict):
         return
-    import json  # lazy: only a failing command pays for it
-
-    if "--json" in sys.argv:
-        print(json.dumps(detail))
-    elif isinstance(detail, dict) and "bytes" in detail:
+    if "--json" in arguments:
+        verb = next((argument for argument in arguments if argument in VERBS), "predict")
+        print_json(failed(verb, __version__, str(error), error.detail))
+    else:
         from gemmstone.report.terminal import print_memory
 
-        print_memory(detail)
-    else:
-        print(json.dumps(detail, indent=1))
+        print_memory(error.detail)

@@ -7,10 +7,11 @@ from typing import Annotated
 import typer
 
 from gemmstone.cli import options as opt
+from gemmstone.cli.output import print_json
 
 HELP = "The best deployment on given hardware under latency targets, with reasons and launch command."
 EXAMPLE = (
-    "Example: gemmstone plan llama-3.1-70b --on 8xh100-sxm --input 2048 --output 256 --slo ttft=2s,tpot=50ms "
+    "\b\nExample:\n  gemmstone plan llama-3.1-70b --on 8xh100-sxm --input 2048 --output 256 --slo ttft=2s,tpot=50ms "
     "--report plan.html"
 )
 
@@ -72,9 +73,7 @@ def command(
 
         write_page(document, report)
     if json_:
-        import json
-
-        print(json.dumps(document))
+        print_json(document)
     else:
         from gemmstone.report.terminal import print_plan
 

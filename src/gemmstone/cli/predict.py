@@ -3,19 +3,25 @@
 from __future__ import annotations
 
 import sys
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from gemmstone.cli import options as opt
+from gemmstone.cli.output import print_json
+
+if TYPE_CHECKING:
+    from gemmstone.api import Money
 
 HELP = "Latency, throughput, memory, energy and cost of one deployment, or of a CSV of them."
-EXAMPLE = (
-    "Example: gemmstone predict llama-3.1-70b --on 8xh100-sxm --engine vllm --input 2048 --output 256 --concurrency 64"
-)
+COMMAND = "gemmstone predict llama-3.1-70b --on 8xh100-sxm --engine vllm --input 2048 --output 256 --concurrency 64"
+EXAMPLE = f"\b\nExample:\n  {COMMAND}"
+# With --cases the rows say everything about a deployment; these options hold for all of them.
+WITH_CASES = {"cases", "out", "fidelity", "price", "region", "pue", "energy_scope"}
 
 
 def command(
+    context: typer.Context,
     model: Annotated[str | None, typer.Argument(metavar="MODEL", show_default=False)] = None,
     on: Annotated[
         str | None, typer.Option("--on", help="Hardware: [N x ]DEVICE as 8xh100-sxm, or a cluster file.")
@@ -51,7 +57,9 @@ def command(
     energy_scope: opt.SCOPE = "device",
     fidelity: opt.FIDELITY = "calibrated",
     cases: Annotated[str | None, typer.Option(help="CSV file of cases, one a row (- for standard input).")] = None,
-    out: Annotated[str, typer.Option(help="Where the answered CSV goes (- for standard output).")] = "-",
+    out: Annotated[
+        str | None, typer.Option(help="With --cases: where the answered CSV goes (- for standard output, the default).")
+    ] = None,
     json_: opt.JSON = False,
 ) -> None:
     """Answers one deployment, or with --cases a file of them."""
@@ -61,15 +69,13 @@ def command(
 
     money = api.money(price, region, pue, energy_scope)
     if cases is not None:
-        if model is not None or on is not None:
-            raise BadRequest("--cases brings its own models and hardware: leave MODEL and --on out")
-        answered, total = api.predict_cases(cases, out, money, fidelity)
-        print(f"{answered} of {total} cases answered", file=sys.stderr)
-        if not answered:
-            raise typer.Exit(1)
+        _refuse_beside_cases(context)
+        _answer_cases(cases, out or "-", money, fidelity)
         return
+    if out is not None:
+        raise BadRequest("--out names the file of answers to --cases: leave it out, or give --cases too")
     if model is None or on is None:
-        raise BadRequest(f"give a model and its hardware: {EXAMPLE.removeprefix('Example: ')}")
+        raise BadRequest(f"give a model and its hardware: {COMMAND}")
     loads = {"concurrency": concurrency, "rate": rate, "batch": batch, "offline": 1.0 if offline else None}
     mode, load = mode_of(loads)
     document = api.predict(
@@ -106,10 +112,29 @@ def command(
         money,
     )
     if json_:
-        import json
-
-        print(json.dumps(document))
+        print_json(document)
     else:
         from gemmstone.report.terminal import print_prediction
 
         print_prediction(document)
+
+
+def _refuse_beside_cases(context: typer.Context) -> None:
+    """An option that --cases would ignore is a misunderstanding, so it is refused."""
+    from gemmstone.core.errors import BadRequest
+
+    for parameter in context.command.params:
+        source = context.get_parameter_source(parameter.name or "")
+        if source is not None and source.name == "COMMANDLINE" and parameter.name not in WITH_CASES:
+            name = parameter.opts[-1] if parameter.opts[-1].startswith("-") else "MODEL"
+            raise BadRequest(f"--cases brings its own deployments: leave {name} out and give it a column")
+
+
+def _answer_cases(source: str, target: str, money: Money, fidelity: str) -> None:
+    from gemmstone import api
+    from gemmstone.core.errors import NoAnswer
+
+    answered, total = api.predict_cases(source, target, money, fidelity)
+    if not answered:
+        raise NoAnswer(f"none of {total} cases has an answer: the column error says why")
+    print(f"{answered} of {total} cases answered", file=sys.stderr)

@@ -24,6 +24,8 @@ def targets(text: str | None) -> dict[str, float]:
             raise BadRequest(
                 f"{name.strip()}: targets are for means here, percentiles need a simulation of the traffic"
             )
+        if name.strip() in found:
+            raise BadRequest(f"the target {name.strip()} is given twice")
         found[name.strip()] = units.parse(bound.strip(), "s")
     return found
 

@@ -10,8 +10,8 @@ import csv
 import io
 import os
 import sys
-import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
 
@@ -19,8 +19,12 @@ from gemmstone.core.errors import BadRequest, GemmstoneError
 
 REQUIRED = ("model", "hardware")
 MAX_FIELD_CHARS = 100_000
+MAX_LINE_CHARS = 1_000_000
 MAX_COLUMNS = 1_000
 STANDARD_STREAM = "-"
+# Bytes that are no UTF-8 come out as they went in: columns not known here are carried through, whatever they hold.
+ERRORS = "surrogateescape"
+BYTE_ORDER_MARK = "\ufeff"
 
 Row = Mapping[str, str]
 Result = Mapping[str, Any]
@@ -29,67 +33,80 @@ Result = Mapping[str, Any]
 def run(source: str, target: str, columns: Iterable[str], solve: Callable[[Row], Result]) -> tuple[int, int]:
     """Answers every row of `source` into `target` ("-" for standard streams); returns rows answered and rows read.
 
-    `solve` returns values for `columns`; a GemmstoneError goes into the row's `error`.
+    `solve` returns values for `columns`; an error goes into the row's `error`. Raises BadRequest for a source that is
+    no CSV of cases and for a target that cannot be written.
     """
     csv.field_size_limit(MAX_FIELD_CHARS)
     results = (*columns, "error")
     answered = total = 0
-    with _open_source(source) as lines, _Target(target) as out:
-        reader = csv.reader(lines)
+    with _open_source(source) as file:
+        reader = csv.reader(_lines(file))
         header = _header(reader, source)
-        writer = csv.writer(out, lineterminator="\n")
         carried = [name for name in header if name not in results]
-        writer.writerow([*carried, *results])
-        for values in _rows(reader):
-            if not values:
-                continue
-            total += 1
-            row = dict(zip(header, values, strict=False))
-            found = _solve(row, len(values), header, solve)
-            answered += not found["error"]
-            writer.writerow([row.get(name, "") for name in carried] + [_text(found.get(name)) for name in results])
+        with _target(target) as out:
+            writer = csv.writer(out, lineterminator="\n")
+            writer.writerow([*carried, *results])
+            for row, problem in _rows(reader, header):
+                found = {"error": problem} if problem else _solve(row, solve)
+                total += 1
+                answered += not found["error"]
+                writer.writerow([row.get(name, "") for name in carried] + [_text(found.get(name)) for name in results])
     return answered, total
 
 
-def _solve(row: Row, width: int, header: list[str], solve: Callable[[Row], Result]) -> dict[str, Any]:
-    if width > len(header):
-        return {"error": f"the row has {width} fields, the header {len(header)}"}
+def _solve(row: Row, solve: Callable[[Row], Result]) -> dict[str, Any]:
     try:
         return {**solve(row), "error": ""}
     except GemmstoneError as error:
         return {"error": " ".join(str(error).split())}
-    except (ArithmeticError, ValueError) as error:
-        return {"error": f"cannot be computed: {' '.join(str(error).split())}"}
+    except Exception as error:  # whatever one row brings about, the others are answered
+        return {"error": f"cannot be computed: {type(error).__name__}: {' '.join(str(error).split())}"}
 
 
-def _rows(reader: Iterator[list[str]]) -> Iterator[list[str]]:
+def _rows(reader: Iterator[list[str]], header: list[str]) -> Iterator[tuple[Row, str]]:
+    """Every row by column name, with what is wrong with it as a row; "" when nothing is. Blank lines are left out."""
     while True:
         try:
-            yield next(reader)
+            values = next(reader)
         except StopIteration:
             return
         except csv.Error as error:
-            yield [f"unreadable row: {error}"] * (MAX_COLUMNS + 1)
+            yield {}, f"unreadable row: {error}"
+            continue
+        if values:
+            wide = len(values) > len(header)
+            problem = f"the row has {len(values)} fields, the header {len(header)}" if wide else ""
+            yield dict(zip(header, values, strict=False)), problem
+
+
+def _lines(file: IO[str]) -> Iterator[str]:
+    """The lines of a file without a byte order mark. What is too long for a row is cut, so that it need not fit in memory."""
+    line = file.readline(MAX_LINE_CHARS)
+    text = line.removeprefix(BYTE_ORDER_MARK)
+    while text:
+        yield text
+        while len(line) == MAX_LINE_CHARS and not line.endswith(("\n", "\r")):
+            line = file.readline(MAX_LINE_CHARS)
+        text = line = file.readline(MAX_LINE_CHARS)
 
 
 def _header(reader: Iterator[list[str]], source: str) -> list[str]:
     try:
-        header = [name.strip().lstrip("\ufeff") for name in next(reader)]
+        header = [name.strip() for name in next(reader)]
     except StopIteration:
         raise BadRequest(
             f"{source} is empty: the first line must name the columns, among them model and hardware"
         ) from None
-    except (csv.Error, UnicodeDecodeError) as error:
+    except (csv.Error, OSError) as error:
         raise BadRequest(f"{source} is not a readable CSV file: {error}") from None
     missing = [name for name in REQUIRED if name not in header]
     if missing:
         raise BadRequest(f"{source} has no column {' and no column '.join(missing)}: the first line must name them")
-    if len(set(header)) != len(header):
-        raise BadRequest(
-            f"{source} names a column twice: {', '.join(sorted({n for n in header if header.count(n) > 1}))}"
-        )
     if len(header) > MAX_COLUMNS:
         raise BadRequest(f"{source} has {len(header)} columns; at most {MAX_COLUMNS} are read")
+    twice = sorted({name for name in header if header.count(name) > 1})
+    if twice:
+        raise BadRequest(f"{source} names a column twice: {', '.join(name or 'the empty name' for name in twice)}")
     return header
 
 
@@ -100,37 +117,50 @@ def _text(value: Any) -> str:
 
 
 def _open_source(source: str) -> IO[str]:
-    if source == STANDARD_STREAM:
-        return io.TextIOWrapper(sys.stdin.buffer, encoding="utf-8", errors="replace", newline="")
     try:
-        return Path(source).open(encoding="utf-8", errors="replace", newline="")
-    except OSError as error:
-        raise BadRequest(f"cannot read {source}: {error.strerror or error}") from None
+        if source != STANDARD_STREAM:
+            return Path(source).open(encoding="utf-8", errors=ERRORS, newline="")
+        if sys.stdin is None:
+            raise BadRequest("standard input is closed: give a file to --cases")
+        return io.TextIOWrapper(sys.stdin.buffer, encoding="utf-8", errors=ERRORS, newline="")
+    except (OSError, ValueError) as error:
+        raise BadRequest(f"cannot read {source}: {getattr(error, 'strerror', None) or error}") from None
 
 
-class _Target:
-    """A file that is written aside and renamed at the end, or standard output."""
+@contextmanager
+def _target(name: str) -> Iterator[IO[str]]:
+    """A file that is written aside and renamed when all went well, or standard output."""
+    if name == STANDARD_STREAM:
+        with _standard_output() as out:
+            yield out
+        return
+    try:
+        final = Path(name).resolve()  # the file that a link stands for, rather than the link
+        plain = not final.exists() or final.is_file()
+        aside = final.with_name(f".gemmstone-{os.urandom(6).hex()}.csv") if plain else final
+        file = aside.open("x" if plain else "w", encoding="utf-8", errors=ERRORS, newline="")
+    except (OSError, ValueError) as error:
+        raise BadRequest(f"cannot write {name}: {getattr(error, 'strerror', None) or error}") from None
+    try:
+        with file:
+            yield file
+        if plain:
+            aside.replace(final)
+    except BaseException:
+        if plain:
+            aside.unlink(missing_ok=True)
+        raise
 
-    def __init__(self, name: str) -> None:
-        self.name = name
-        self.file: IO[str] | None = None
-        self.aside = ""
 
-    def __enter__(self) -> IO[str]:
-        if self.name == STANDARD_STREAM:
-            return sys.stdout
-        try:
-            descriptor, self.aside = tempfile.mkstemp(dir=Path(self.name).parent, prefix=".gemmstone-", suffix=".csv")
-        except OSError as error:
-            raise BadRequest(f"cannot write {self.name}: {error.strerror or error}") from None
-        self.file = os.fdopen(descriptor, "w", encoding="utf-8", newline="")
-        return self.file
-
-    def __exit__(self, kind: object, *_: object) -> None:
-        if self.file is None:
-            return
-        self.file.close()
-        if kind is None:
-            Path(self.aside).replace(self.name)
-        else:
-            Path(self.aside).unlink(missing_ok=True)
+@contextmanager
+def _standard_output() -> Iterator[IO[str]]:
+    if not hasattr(sys.stdout, "buffer"):  # a notebook's
+        yield sys.stdout
+        return
+    sys.stdout.flush()
+    out = io.TextIOWrapper(sys.stdout.buffer, encoding="utf-8", errors=ERRORS, newline="")
+    try:
+        yield out
+        out.flush()
+    finally:
+        out.detach()  # or it would close standard output with itself

@@ -37,7 +37,18 @@ TOP_TERMS = 6
 
 
 def _console() -> Console:
-    return Console(highlight=False, soft_wrap=False)
+    return Console(highlight=False, soft_wrap=False, markup=False)
+
+
+def printable(value: Any) -> Any:
+    """`value` with every text in it spelled out where a terminal would act on it: names come from files and requests."""
+    if isinstance(value, str):
+        return "".join(c if c.isprintable() or c == "\n" else ascii(c)[1:-1] for c in value)
+    if isinstance(value, Mapping):
+        return {printable(key): printable(entry) for key, entry in value.items()}
+    if isinstance(value, list | tuple):
+        return [printable(entry) for entry in value]
+    return value
 
 
 def _number(name: str, value: float) -> str:
@@ -56,7 +67,7 @@ def _table(*columns: str) -> Table:
 
 def print_prediction(document: Mapping[str, Any]) -> None:
     """One predicted deployment: metrics with bands beside the physical limit, time by term, memory."""
-    console = _console()
+    console, document = _console(), printable(document)
     run, work = document["deployment"], document["workload"]
     console.print(Text(f"{document['model']} on {document['hardware']} with {run['engine']}", style="bold"))
     console.print(f"{_layout(run)}; {_workload(work)}; fidelity {document['fidelity']}")
@@ -71,7 +82,9 @@ def print_prediction(document: Mapping[str, Any]) -> None:
             )
     console.print(table)
     bound = document["bound"]
-    console.print(f"prefill is bound by [bold]{bound['prefill']}[/], decode by [bold]{bound['decode']}[/]")
+    console.print(
+        Text.assemble("prefill is bound by ", (bound["prefill"], "bold"), ", decode by ", (bound["decode"], "bold"))
+    )
     _print_steps(console, document["tree"])
     console.print(_memory_tree(document["memory"]))
     _print_warnings(console, document["warnings"])
@@ -79,7 +92,7 @@ def print_prediction(document: Mapping[str, Any]) -> None:
 
 def print_plan(document: Mapping[str, Any], page: str | None) -> None:
     """The ranked candidates, why others fell out, what would help, and the command that starts the best."""
-    console = _console()
+    console, document = _console(), printable(document)
     slo = ", ".join(f"{name.removesuffix('_s')} <= {units.show(bound, 's')}" for name, bound in document["slo"].items())
     console.print(Text(f"{document['model']}, {_workload(document['workload'])}", style="bold"))
     console.print(f"targets: {slo or 'none'}; objective: {document['objective']}")
@@ -98,7 +111,7 @@ def print_plan(document: Mapping[str, Any], page: str | None) -> None:
         console.print(Text("start the best with:", style="bold"))
         print(document["launch"])
     if page:
-        console.print(f"report written to {page}")
+        console.print(f"report written to {printable(page)}")
 
 
 def _candidates(entries: Iterable[Mapping[str, Any]]) -> Table:
@@ -170,7 +183,7 @@ def _leaves(node: Mapping[str, Any]) -> list[Mapping[str, Any]]:
 
 def print_memory(node: Mapping[str, Any]) -> None:
     """A memory tree, largest first."""
-    _console().print(_memory_tree(node))
+    _console().print(_memory_tree(printable(node)))
 
 
 def _memory_tree(node: Mapping[str, Any]) -> Tree:
@@ -216,7 +229,7 @@ def _workload(work: Mapping[str, Any]) -> str:
 
 def print_catalog(document: Mapping[str, Any]) -> None:
     """A list of the catalogue, or one entry with its sources."""
-    console = _console()
+    console, document = _console(), printable(document)
     if "devices" in document:
         table = _table("device", "architecture", "memory", "bandwidth", "bf16 or fp16", "TDP", "USD/h")
         for device in document["devices"]:

@@ -1,0 +1,43 @@
+"""What a command writes: documents on standard output, one line about a failure on standard error."""
+
+from __future__ import annotations
+
+import json
+import sys
+from typing import Any
+
+MAX_LINE_CHARS = 1_000
+
+
+def print_json(document: object) -> None:
+    """One JSON document on a line of its own. Raises ValueError rather than write NaN or infinity, which JSON has not."""
+    print(json.dumps(document, allow_nan=False))
+
+
+def print_problem(message: str) -> None:
+    """`message` as one line on standard error: what a terminal could act on is spelled out, what is endless is cut."""
+    sys.stdout.flush()
+    line = one_line(message)
+    print(f"gemmstone: {line}", file=sys.stderr)
+
+
+def one_line(message: str) -> str:
+    """`message` on one line of at most 1,000 characters, all of them printable.
+
+    >>> one_line("two\\nlines and a \\x1b[31mcolour")
+    'two lines and a \\\\x1b[31mcolour'
+    """
+    joined = " ".join(message[: 2 * MAX_LINE_CHARS].split())
+    shown = "".join(character if character.isprintable() else ascii(character)[1:-1] for character in joined)
+    return shown if len(shown) <= MAX_LINE_CHARS else shown[: MAX_LINE_CHARS - 4] + " ..."
+
+
+def failed(verb: str, version: str, message: str, detail: object) -> dict[str, Any]:
+    """The document of a question without a feasible answer: why, and what of the memory is taken by what."""
+    return {
+        "schema": f"gemmstone/{verb}/1",
+        "gemmstone_version": version,
+        "warnings": [],
+        "error": message,
+        "memory": detail,
+    }
