@@ -1,6 +1,6 @@
 """How wrong the predictions are, on deployments that others measured.
 
-    python benchmarks/accuracy.py CASES_DIR [--held-out]
+python benchmarks/accuracy.py CASES_DIR [--held-out]
 """
 
 from __future__ import annotations
