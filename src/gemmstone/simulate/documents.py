@@ -22,7 +22,7 @@ def warnings(found: Answer, load: int = 0) -> list[str]:
         )
     if float(found.steady.waiting[load]) > 0.5:
         held = float(found.steady.running[load]) * found.system.deployment.attention_dp
-        notes.append(f"the cache of a replica holds about {held:.0f} requests at once: the others wait for a slot")
+        notes.append(f"a replica runs about {held:.0f} requests at once: the others wait for a slot")
     if device.price is None and "usd_per_million_output_tokens" not in found.metrics:
         notes.append(f"no price is known for {device.slug}: give one with --price")
     if device.tdp_w is None:

@@ -6,7 +6,7 @@ Bands: the relative error of the step tree and that of the engine's formulas, in
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -120,8 +120,9 @@ def _open_loop(system: System, workload: Workload, rates: Array, size: Lengths) 
             f"{float(np.max(rates)) * ranks:.4g} requests/s cannot be sustained: this deployment saturates near "
             f"{float(delivered[-1]) * ranks:.4g} requests/s; lower the rate or add replicas"
         )
-    in_flight = np.exp(np.interp(rates, delivered, np.log(grid)))
-    return _closed(system, workload, in_flight)
+    in_flight = np.exp(np.interp(np.log(rates), np.log(delivered), np.log(grid)))
+    # What comes in goes out: the rate itself, without the error of the interpolation.
+    return replace(_closed(system, workload, in_flight), requests_per_s=rates * float(system.deployment.attention_dp))
 
 
 def _metrics(system: System, steady: Steady, size: Lengths, economics: Economics) -> dict[str, Metric]:

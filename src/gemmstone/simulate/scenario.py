@@ -8,6 +8,7 @@ from functools import lru_cache
 from typing import NamedTuple
 
 from gemmstone.catalog import calibration_files, device_files, engine_files, model_files
+from gemmstone.core.calibration import EngineFit
 from gemmstone.core.deployment import Workload
 from gemmstone.core.errors import BadRequest
 from gemmstone.core.hardware import Cluster
@@ -130,5 +131,6 @@ def load_cluster(hardware: Hardware) -> Cluster:
 def pricing(hardware: Hardware, style: Style) -> Pricing:
     """The prices of operations on some hardware in some style; systems that differ in nothing else share them."""
     engine = engine_files.find(style.engine).name
-    fitted = calibration_files.engine_fit(engine, style.era)
+    limit = style.fidelity == "limit"  # no engine's habits belong to the physical bound
+    fitted = EngineFit() if limit else calibration_files.engine_fit(engine, style.era)
     return Pricing(cluster=load_cluster(hardware), engine=engine, fidelity=style.fidelity, engine_fit=fitted)
