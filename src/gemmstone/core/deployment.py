@@ -39,6 +39,7 @@ class Deployment:
     memory_fraction_of: str = (
         "total"  # what the fraction counts: total: everything the engine takes; free: the cache alone
     )
+    memory_reserve_bytes: float = 0.0  # left free by the engine
     prefix_hit_frac: float = 0.0
     cuda_graphs: bool = True
 

@@ -84,7 +84,7 @@ def memory(model: Model, device: Device, deployment: Deployment) -> Memory:
     tree = MemoryNode(
         name="device", bytes=sum(node.bytes for node in fixed), parts=tuple(sorted(fixed, key=lambda n: -n.bytes))
     )
-    usable = device.memory_bytes * REPORTED_FRAC
+    usable = device.memory_bytes * REPORTED_FRAC - deployment.memory_reserve_bytes
     if deployment.memory_fraction_of == "free":
         usable -= (1.0 - deployment.gpu_memory_utilization) * max(0.0, usable - tree.bytes)
     else:

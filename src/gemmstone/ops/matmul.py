@@ -21,7 +21,9 @@ def kernel_variant(weights: str, activations: str) -> str:
     if dtypes.size(activations) <= 1.05 or dtypes.size(weights) >= dtypes.size(activations):
         return weights
     bits = 8 * dtypes.size(weights)
-    return "w8a16" if bits > 6.6 else "w4a16"
+    if bits > 6.6:
+        return "w8a16"
+    return "w4a16-mxfp4" if weights == "mxfp4" else "w4a16"
 
 
 def gemm(

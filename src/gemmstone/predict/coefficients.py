@@ -17,6 +17,7 @@ STAND_INS: dict[str, tuple[str, ...]] = {
     "nvfp4": ("mxfp4", "fp8", "bf16"),
     "mxfp4": ("nvfp4", "w4a16", "fp8", "bf16"),
     "w4a16": ("w8a16", "bf16"),
+    "w4a16-mxfp4": ("w4a16", "w8a16", "bf16"),
     "w8a16": ("w4a16", "bf16"),
     "fp32": ("bf16",),
     "tf32": ("bf16",),
@@ -28,6 +29,7 @@ KERNELS_OF: dict[str, tuple[str, ...]] = {
     "trtllm": ("trtllm", "vllm", "sglang"),
 }
 GENERIC = ("vllm", "trtllm", "sglang")
+UNPACKED = ("int4", "mxfp4")  # formats of 4-bit weights that are multiplied in bf16
 SHARED = "nccl"  # a library that every engine can fall back on
 STAND_IN_ERROR = (
     0.15  # added (in quadrature) when another variant's coefficients stand in; see docs/physics/borrowing.md
@@ -54,7 +56,7 @@ def candidates(lent: Lender, family: str, variant: str, engine: str, launch_fact
                 fit
                 for fit in lent.fits
                 if fit.family == family
-                and fit.variant == stand_in
+                and _serves(fit, stand_in)
                 and (owner in ("", fit.engine) or fit.engine == SHARED)
             )
             if fits:
@@ -65,6 +67,15 @@ def candidates(lent: Lender, family: str, variant: str, engine: str, launch_fact
                 in_graphs = tuple(_in_a_graph(fit, launch_factor) for fit in fits)
                 return Candidates(in_graphs, source, error**0.5)
     raise BadRequest(f"no coefficients for {family} in {variant} on {lent.device}: use --fidelity limit")
+
+
+def _serves(fit: Fit, variant: str) -> bool:
+    """Whether a fit is of this variant; kernels for 4-bit weights end in the name of the format they unpack."""
+    base, _, flavour = variant.partition("-") if variant.startswith("w4a16") else (variant, "", "")
+    if fit.variant != base:
+        return False
+    unpacked = fit.kernel.rpartition(" ")[2]
+    return unpacked not in UNPACKED or unpacked == (flavour or UNPACKED[0])
 
 
 def _in_a_graph(fit: Fit, launch_factor: float) -> Mapping[str, float]:

@@ -81,6 +81,7 @@ def resolve(model: Model, cluster: Cluster, engine: Engine, choice: Choice) -> D
         max_num_batched_tokens=choice.max_num_batched_tokens or engine.token_budget(cluster.device),
         gpu_memory_utilization=choice.gpu_memory_utilization or engine.memory_fraction,
         memory_fraction_of=engine.memory_fraction_of,
+        memory_reserve_bytes=engine.reserve_bytes,
         prefix_hit_frac=choice.prefix_hit_frac,
         cuda_graphs=engine.cuda_graphs,
         **formats,

@@ -116,17 +116,16 @@ class Pricing:
         return timed, found.source, found.error_frac
 
     @cached_property
-    def scale(self) -> Scale:
-        """Factors on this device's rates where it borrows coefficients and the engine was measured on its architecture."""
-        lent = self.lender
-        if lent.borrowed:
-            return self.engine_fit.scales.get(self.cluster.device.architecture, lent.scale)
-        return lent.scale
-
-    @cached_property
     def lender(self) -> Lender:
-        """Whose coefficients this device uses."""
-        return lender(self.cluster.device)
+        """Whose coefficients this device uses; one whose rates were fitted end to end with this engine errs no more for it."""
+        lent = lender(self.cluster.device)
+        fitted = self.engine_fit.scales.get(self.cluster.device.architecture) if lent.borrowed else None
+        return lent if fitted is None else lent._replace(scale=fitted, error_frac=0.0)
+
+    @property
+    def scale(self) -> Scale:
+        """Factors on this device's rates beyond its datasheet."""
+        return self.lender.scale
 
     def _lookup(self, op: Op) -> Candidates:
         key = (op.kind, op.variant)

@@ -68,8 +68,9 @@ def answer(system: System, workload: Workload, economics: Economics, loads: Arra
     """
     requested = np.atleast_1d(np.asarray(workload.load if loads is None else loads, dtype=float))
     steady = solve(system, workload, requested)
-    size = lengths(workload, system.deployment.prefix_hit_frac)
-    return Answer(metrics=_metrics(system, steady, size, economics), steady=steady, system=system, workload=workload)
+    return Answer(
+        metrics=_metrics(system, steady, workload, economics), steady=steady, system=system, workload=workload
+    )
 
 
 def solve(system: System, workload: Workload, loads: Array) -> Steady:
@@ -125,16 +126,18 @@ def _open_loop(system: System, workload: Workload, rates: Array, size: Lengths) 
     return replace(_closed(system, workload, in_flight), requests_per_s=rates * float(system.deployment.attention_dp))
 
 
-def _metrics(system: System, steady: Steady, size: Lengths, economics: Economics) -> dict[str, Metric]:
+def _metrics(system: System, steady: Steady, workload: Workload, economics: Economics) -> dict[str, Metric]:
     run, device = system.deployment, system.cluster.device
+    size = lengths(workload, run.prefix_hit_frac)
     devices = float(run.num_devices)
     requests = steady.requests_per_s * run.data_parallel
     output = requests * size.output
     total = requests * (size.output + size.prompt)
-    tree_error = steady.tree.error_frac
+    tree_error, fitted = steady.tree.error_frac, system.timer.host
+    speed_error = fitted.throughput_error_frac if workload.mode in ("batch", "offline") else fitted.tpot_error_frac
     errors = {
-        "tpot": float(np.hypot(tree_error, system.timer.host.tpot_error_frac)),
-        "ttft": float(np.hypot(tree_error, system.timer.host.ttft_error_frac)),
+        "tpot": float(np.hypot(tree_error, speed_error)),
+        "ttft": float(np.hypot(tree_error, fitted.ttft_error_frac)),
     }
     values: dict[str, tuple[Array, float]] = {
         "ttft_s": (steady.ttft_s, errors["ttft"]),
