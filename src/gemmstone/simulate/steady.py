@@ -141,7 +141,8 @@ def closed_loop(
         slot_wait_s = slot_wait_s * (1.0 - 0.5 * share)
     host = timer.host
     front_s = host.request_s + host.neighbour_s * np.maximum(in_flight - 1.0, 0.0)
-    ttft_s = start_s + slot_wait_s + front_s + host.first_token_steps * tpot_s * min(1.0, later)
+    step_s = np.minimum(tpot_s, np.maximum(points.mixed_s, points.decode_s))
+    ttft_s = start_s + slot_wait_s + front_s + host.first_token_steps * step_s * min(1.0, later)
     e2e_s = ttft_s + later * tpot_s
     requests_per_s = np.minimum(in_flight / e2e_s, capacity)
     return Steady(
