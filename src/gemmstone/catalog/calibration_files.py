@@ -1,9 +1,14 @@
-"""The fitted coefficients that are shipped, one JSON file per device."""
+"""Fitted coefficients, one JSON file per device: those that are shipped, or the user's own.
+
+A directory named by the environment variable GEMMSTONE_CALIBRATION comes first: what `python -m gemmstone.calibrate --out DIR`
+wrote there replaces the shipped coefficients of the same devices, and DIR/calibration_engines.json those of the engines.
+"""
 
 from __future__ import annotations
 
 import json
 import math
+import os
 from collections.abc import Mapping
 from dataclasses import fields
 from functools import cache
@@ -14,6 +19,7 @@ from gemmstone.core.calibration import EngineFit, Fit, Scale
 from gemmstone.core.errors import BadRequest
 
 DIRECTORY = Path(__file__).parent / "calibration"
+VARIABLE = "GEMMSTONE_CALIBRATION"
 MAX_FILE_BYTES = 4 << 20
 MAX_FITS = 2000
 _TEXTS = ("family", "engine", "variant", "kernel")
@@ -27,9 +33,19 @@ def published() -> list[str]:
 @cache
 def load(device: str) -> tuple[Fit, ...]:
     """All fits of a device slug; () for a device that was never measured."""
-    path = DIRECTORY / f"{device}.json"
-    # a slug is a plain file name; anything else is no device of this catalogue
-    return read(path) if path.parent == DIRECTORY and path.is_file() else ()
+    for directory in (*_own(), DIRECTORY):
+        path = directory / f"{device}.json"
+        # a slug is a plain file name; anything else is no device of this catalogue
+        if path.parent == directory and path.is_file():
+            return read(path)
+    return ()
+
+
+def _own() -> tuple[Path, ...]:
+    named = os.environ.get(VARIABLE, "")
+    if named and not Path(named).is_dir():
+        raise BadRequest(f"{VARIABLE} names {named!r}, which is not a directory of calibration files")
+    return (Path(named),) if named else ()
 
 
 def read(path: Path) -> tuple[Fit, ...]:
@@ -81,7 +97,10 @@ def engine_fit(engine: str, era: str = "") -> EngineFit:
 
     `era` names an older generation of the engine that was fitted apart, as "static" for the offline scripts of 2024.
     """
-    document = json.loads(ENGINES_FILE.read_text(encoding="utf-8")) if ENGINES_FILE.is_file() else {}
+    document: dict[str, Any] = {}
+    for path in (ENGINES_FILE, *(directory / ENGINES_FILE.name for directory in _own())):
+        if path.is_file():
+            document |= json.loads(path.read_text(encoding="utf-8"))
     for key in (f"{engine}@{era}" if era else engine, f"generic@{era}" if era else "generic", engine, "generic"):
         if key in document:
             return _engine_fit(document[key])

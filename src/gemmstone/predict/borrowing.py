@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from gemmstone.catalog import calibration_files
+from gemmstone.catalog import calibration_files, device_files
 from gemmstone.core.calibration import Fit, Scale
 from gemmstone.core.hardware import Device
 
@@ -45,9 +45,13 @@ STRANGER = Relative(("a100-sxm-80gb",), OTHER_VENDOR)  # for an architecture wit
 
 
 class Lender(NamedTuple):
-    """The fits a device is priced with, the factor on its rates, and what borrowing adds to the error."""
+    """The device whose fits another is priced with, the factor on its rates, and what borrowing adds to the error.
+
+    compute_units are the borrower's own, or the lender's where no source gives them.
+    """
 
     device: str
+    compute_units: int
     fits: tuple[Fit, ...]
     borrowed: bool
     error_frac: float
@@ -58,10 +62,11 @@ def lender(device: Device) -> Lender:
     """A device's own fits, or those of its nearest measured relative."""
     own = calibration_files.load(device.slug)
     if own:
-        return Lender(device.slug, own, False, 0.0, Scale())
+        return Lender(device.slug, device.compute_units, own, False, 0.0, Scale())
     relative = RELATIVES.get(device.architecture, STRANGER)
     for slug in (*relative.lenders, *STRANGER.lenders):
         fits = calibration_files.load(slug)
         if fits:
-            return Lender(device.slug, fits, True, relative.error_frac, Scale(compute=relative.compute))
-    return Lender(device.slug, (), True, relative.error_frac, Scale())
+            units = device.compute_units or device_files.find(slug).compute_units
+            return Lender(slug, units, fits, True, relative.error_frac, Scale(compute=relative.compute))
+    return Lender(device.slug, device.compute_units, (), True, relative.error_frac, Scale())

@@ -83,7 +83,7 @@ class Pricing:
             bytes_per_s=device.memory_bandwidth_bytes_per_s,
             link_bytes_per_s=0.0,
             link_latency_s=0.0,
-            compute_units=float(device.compute_units),
+            compute_units=float(self.lender.compute_units or 1),
         )
         if op.kind in COLLECTIVES:
             rates = with_links(rates, self.cluster)
