@@ -29,7 +29,7 @@ def command(
     engine: opt.ENGINE = "vllm",
     tp: Annotated[int | None, typer.Option(help="Tensor-parallel degree.")] = None,
     pp: Annotated[int | None, typer.Option(help="Pipeline stages.")] = None,
-    dp: Annotated[int | None, typer.Option(help="Replicas.")] = None,
+    dp: Annotated[int | None, typer.Option(help="Replicas of the model.")] = None,
     ep: Annotated[int | None, typer.Option(help="Expert-parallel degree.")] = None,
     attention_dp: Annotated[int | None, typer.Option(help="Data-parallel attention groups in a replica.")] = None,
     weights: opt.WEIGHTS = None,
