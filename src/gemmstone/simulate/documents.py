@@ -20,6 +20,12 @@ def warnings(found: Answer, load: int = 0) -> list[str]:
         notes.append(
             f"some kernels of {device.slug} were never measured: coefficients are borrowed, the bands are wider"
         )
+    run, engine = found.system.deployment, found.system.engine
+    if run.gpu_memory_utilization > engine.memory_fraction:
+        notes.append(
+            f"{engine.name} has to be told to use {run.gpu_memory_utilization:g} of the memory: "
+            f"its own default is {engine.memory_fraction:g}"
+        )
     if float(found.steady.waiting[load]) > 0.5:
         held = float(found.steady.running[load]) * found.system.deployment.attention_dp
         notes.append(f"a replica runs about {held:.0f} requests at once: the others wait for a slot")

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import NamedTuple
 
 from gemmstone.catalog import calibration_files, device_files, engine_files, model_files
 from gemmstone.core.calibration import EngineFit
 from gemmstone.core.deployment import Workload
-from gemmstone.core.errors import BadRequest
+from gemmstone.core.errors import BadRequest, NoAnswer
 from gemmstone.core.hardware import Cluster
 from gemmstone.core.model import Model
 from gemmstone.graph.families import build_model
@@ -20,6 +20,7 @@ from gemmstone.simulate.system import System, assemble
 
 MODES = ("concurrency", "rate", "batch", "offline")
 FIDELITIES = ("limit", "calibrated")
+STRETCHED = 0.95  # memory fraction that people set by hand where an engine's default leaves no room for the weights
 MAX_TOKENS = 100_000_000
 MAX_LOAD = 10_000_000.0
 
@@ -108,7 +109,16 @@ def _system(model_name: str, hardware: Hardware, style: Style, choice: Choice) -
     model = load_model(model_name)
     cluster = load_cluster(hardware)
     engine = engine_files.find(style.engine)
-    return assemble(model, cluster, engine, resolve(model, cluster, engine, choice), pricing=pricing(hardware, style))
+    run, prices = resolve(model, cluster, engine, choice), pricing(hardware, style)
+    try:
+        return assemble(model, cluster, engine, run, pricing=prices)
+    except NoAnswer:
+        if choice.gpu_memory_utilization is not None or run.gpu_memory_utilization >= STRETCHED:
+            raise
+    try:
+        return assemble(model, cluster, engine, replace(run, gpu_memory_utilization=STRETCHED), pricing=prices)
+    except NoAnswer:
+        return assemble(model, cluster, engine, run, pricing=prices)  # the failure at the engine's own default
 
 
 @lru_cache(maxsize=256)
