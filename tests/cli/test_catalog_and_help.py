@@ -147,7 +147,9 @@ class TestCatalog:
         assert (outcome.code, outcome.err) == (0, "")
         assert len(outcome.out.splitlines()) > 5
 
-    @pytest.mark.parametrize(("kind", "name"), [("devices", "h1000-sxm"), ("models", "llama-3.1-71b"), ("engines", "vlm")])
+    @pytest.mark.parametrize(
+        ("kind", "name"), [("devices", "h1000-sxm"), ("models", "llama-3.1-71b"), ("engines", "vlm")]
+    )
     def test_an_unknown_name_gets_a_suggestion(self, gemmstone, kind, name):
         outcome = gemmstone("catalog", kind, name)
         assert (outcome.code, outcome.out) == (2, "")

@@ -79,7 +79,9 @@ class TestEveryPlan:
         for resource, change in changes.items():
             assert change["tpot_s"] <= 1e-9, resource
             assert change["output_tokens_per_s"] >= -1e-9, resource
-            assert change["output_tokens_per_s"] <= 0.1 + 1e-9, f"{resource}: ten percent more gives at most ten percent"
+            assert change["output_tokens_per_s"] <= 0.1 + 1e-9, (
+                f"{resource}: ten percent more gives at most ten percent"
+            )
         assert changes["memory_capacity"]["kv_capacity_tokens"] > 0
 
     def test_predict_says_the_same_of_the_best(self, gemmstone, arguments):
@@ -288,4 +290,6 @@ class TestADeviceOfOnesOwn:
         assert any("power" in warning for warning in priced["warnings"])
         assert gemmstone(*question, "--objective", "energy").code == 2
         powered = ("--set", "power.tdp=400 W", "--set", "power.idle=50 W")
-        assert value(gemmstone(*question, "--objective", "energy", *powered).document["best"], "power_w_per_device") > 50
+        assert (
+            value(gemmstone(*question, "--objective", "energy", *powered).document["best"], "power_w_per_device") > 50
+        )

@@ -8,9 +8,25 @@ from typing import Any
 
 import pytest
 
-METRICS = """ttft_s tpot_s e2e_s output_tokens_per_s total_tokens_per_s requests_per_s output_tokens_per_s_per_device
-output_tokens_per_s_per_user achieved_concurrency memory_bytes_per_device kv_capacity_tokens power_w_per_device
-energy_j_per_output_token usd_per_million_output_tokens gco2_per_million_output_tokens mfu_frac mbu_frac""".split()
+METRICS = [
+    "ttft_s",
+    "tpot_s",
+    "e2e_s",
+    "output_tokens_per_s",
+    "total_tokens_per_s",
+    "requests_per_s",
+    "output_tokens_per_s_per_device",
+    "output_tokens_per_s_per_user",
+    "achieved_concurrency",
+    "memory_bytes_per_device",
+    "kv_capacity_tokens",
+    "power_w_per_device",
+    "energy_j_per_output_token",
+    "usd_per_million_output_tokens",
+    "gco2_per_million_output_tokens",
+    "mfu_frac",
+    "mbu_frac",
+]
 BOUNDS = {"compute", "memory", "network", "host", "launch"}
 SOURCES = {"measured", "learned", "fitted", "borrowed", "analytic", "assumed"}
 NODE = {"name", "time_s", "energy_j", "count", "bound", "source", "error_frac", "parts"}
@@ -151,7 +167,14 @@ class TestLayout:
 class TestFormats:
     @pytest.mark.parametrize(
         ("asked", "resolved"),
-        [("bfloat16", "bf16"), ("float16", "fp16"), ("e4m3", "fp8"), ("fp4", "nvfp4"), ("awq", "int4"), ("w8a8", "fp8")],
+        [
+            ("bfloat16", "bf16"),
+            ("float16", "fp16"),
+            ("e4m3", "fp8"),
+            ("fp4", "nvfp4"),
+            ("awq", "int4"),
+            ("w8a8", "fp8"),
+        ],
     )
     def test_aliases_of_weights(self, gemmstone, asked, resolved):
         assert gemmstone(*SMALL, "--weights", asked).document["deployment"]["weights"] == resolved

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import signal
 import sys
 import threading
@@ -14,7 +13,7 @@ import typer
 
 from gemmstone import __version__
 from gemmstone.cli import catalog, plan, predict
-from gemmstone.cli.output import failed, print_json, print_problem
+from gemmstone.cli.output import abandon_output, failed, prepare_streams, print_json, print_problem
 from gemmstone.core.errors import GemmstoneError
 
 EXIT_BAD_REQUEST = 2
@@ -60,6 +59,7 @@ def main() -> None:
     if threading.current_thread() is threading.main_thread():
         # Being ended is an interruption like any other: what was written aside is removed on the way out.
         signal.signal(signal.SIGTERM, signal.default_int_handler)
+    prepare_streams()
     with warnings.catch_warnings():
         if not debug:
             warnings.simplefilter("ignore")  # standard error is for one line of ours, not for remarks of libraries
@@ -76,7 +76,7 @@ def _run(arguments: Sequence[str], debug: bool) -> int:
     except typer.Exit as stop:
         return int(stop.exit_code)
     except (BrokenPipeError, SystemExit):  # whoever reads our output has seen enough; rich turns that into SystemExit
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        abandon_output()
         return 0
     except (KeyboardInterrupt, typer.Abort):
         print_problem("interrupted, nothing was written")
@@ -93,12 +93,16 @@ def _run(arguments: Sequence[str], debug: bool) -> int:
 def _fail(error: Exception, arguments: Sequence[str]) -> int:
     """Says what went wrong; returns the exit code."""
     if isinstance(error, GemmstoneError):
-        _print_detail(error, arguments)
+        try:
+            _print_detail(error, arguments)
+        except (OSError, SystemExit):  # nobody can be shown the detail; the reason and the exit code still stand
+            abandon_output()
         print_problem(str(error))
         return error.exit_code
     if isinstance(error, UsageProblem):
         print_problem(_usage(error))
     elif isinstance(error, OSError):
+        abandon_output()
         print_problem(f"cannot read or write: {error}")
     elif isinstance(error, MemoryError):
         print_problem("out of memory: ask for less at once")

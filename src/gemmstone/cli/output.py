@@ -2,11 +2,30 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import os
 import sys
+from pathlib import Path
 from typing import Any
 
 MAX_LINE_CHARS = 1_000
+
+
+def prepare_streams() -> None:
+    """Standard streams that take whatever is written: one that is closed swallows it, one of ASCII gets question marks."""
+    for name in ("stdout", "stderr"):
+        stream = getattr(sys, name)
+        if stream is None:
+            setattr(sys, name, Path(os.devnull).open("w", encoding="utf-8"))  # noqa: SIM115 - open until the end
+        elif hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="replace" if name == "stdout" else "backslashreplace")
+
+
+def abandon_output() -> None:
+    """Writes to nowhere from here on: whoever reads standard output is gone, or its disk is full."""
+    with contextlib.suppress(OSError):  # a captured stream has no descriptor
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def print_json(document: object) -> None:
@@ -16,9 +35,9 @@ def print_json(document: object) -> None:
 
 def print_problem(message: str) -> None:
     """`message` as one line on standard error: what a terminal could act on is spelled out, what is endless is cut."""
-    sys.stdout.flush()
-    line = one_line(message)
-    print(f"gemmstone: {line}", file=sys.stderr)
+    with contextlib.suppress(OSError):
+        sys.stdout.flush()
+    print(f"gemmstone: {one_line(message)}", file=sys.stderr)
 
 
 def one_line(message: str) -> str:

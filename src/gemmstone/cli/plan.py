@@ -23,7 +23,9 @@ def command(
     input_tokens: opt.INPUT = 1024,
     output_tokens: opt.OUTPUT = 128,
     length_spread: opt.SPREAD = 0.0,
-    slo: Annotated[str | None, typer.Option(help="Mean latency targets, as in ttft=2s,tpot=50ms; also itl and e2e.")] = None,
+    slo: Annotated[
+        str | None, typer.Option(help="Mean latency targets, as in ttft=2s,tpot=50ms; also itl and e2e.")
+    ] = None,
     rate: Annotated[float | None, typer.Option(help="Requests/s the system has to sustain.")] = None,
     objective: Annotated[str, typer.Option(help="throughput, cost, energy, latency or carbon.")] = "throughput",
     weights: Annotated[str | None, typer.Option(help="Weight formats to consider, separated by commas.")] = None,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from rich import box
@@ -33,6 +33,7 @@ SHOWN: dict[str, tuple[str, str]] = {
     "mbu_frac": ("MBU of decode", "count"),
 }
 DEPTH = 4
+WIDE = 110  # columns from which candidates are shown with their bands
 TOP_TERMS = 6
 
 
@@ -100,9 +101,9 @@ def print_plan(document: Mapping[str, Any], page: str | None) -> None:
     if document["best"] is None:
         console.print(Text(document["fallback"]["message"], style="bold red"))
         if document["fallback"]["candidate"]:
-            console.print(_candidates([document["fallback"]["candidate"]]))
+            _print_candidates(console, [document["fallback"]["candidate"]])
     else:
-        console.print(_candidates(document["candidates"]))
+        _print_candidates(console, document["candidates"])
         _print_sensitivity(console, document["sensitivity"])
     for entry in document["rejected"]:
         console.print(Text(f"rejected {entry['count']}: {entry['reason']} ({entry['example']})", style="dim"))
@@ -114,35 +115,43 @@ def print_plan(document: Mapping[str, Any], page: str | None) -> None:
         console.print(f"report written to {printable(page)}")
 
 
-def _candidates(entries: Iterable[Mapping[str, Any]]) -> Table:
-    table = _table(
-        "deployment", "in flight", "TTFT", "TPOT", "tokens/s", "per device", "USD/M", "J/token", "decode bound by"
-    )
+def _print_candidates(console: Console, entries: Sequence[Mapping[str, Any]]) -> None:
+    """Deployments in rows; what all of them share stands above, and a narrow terminal gets the main columns alone."""
+    places = {f"{entry['hardware']} with {entry['engine']}" for entry in entries}
+    shared, wide = len(places) == 1, console.width >= WIDE
+    if shared:
+        console.print(Text(places.pop(), style="bold"))
+    table = _table("deployment", *(name for name, _, always in CANDIDATE_COLUMNS if always or wide))
     for entry in entries:
-        metrics = entry["metrics"]
-        name = f"{entry['hardware']} {entry['engine']} {entry['layout']}"
-        table.add_row(
-            name,
-            f"{entry['concurrency']:.0f}",
-            _with_band(metrics, "ttft_s"),
-            _with_band(metrics, "tpot_s"),
-            _value(metrics, "output_tokens_per_s", "{:,.0f}"),
-            _value(metrics, "output_tokens_per_s_per_device", "{:,.0f}"),
-            _value(metrics, "usd_per_million_output_tokens", "{:.2f}"),
-            _value(metrics, "energy_j_per_output_token", "{:.2f}"),
-            entry["bound"]["decode"],
-        )
-    return table
+        where = "" if shared else f"{entry['hardware']} {entry['engine']} "
+        layout = entry["layout"].replace(" weights, ", ", ").removesuffix(" cache")
+        cells = (show(entry, wide) for _, show, always in CANDIDATE_COLUMNS if always or wide)
+        table.add_row(f"{where}{layout} kv", *cells)
+    console.print(table)
 
 
-def _with_band(metrics: Mapping[str, Any], name: str) -> str:
-    metric = metrics[name]
+def _with_band(entry: Mapping[str, Any], name: str, wide: bool) -> str:
+    metric = entry["metrics"][name]
+    shown = units.show(metric["value"], "s")
     half = (metric["high"] / metric["value"] - 1.0) if metric["value"] else 0.0
-    return f"{units.show(metric['value'], 's')} ±{100 * half:.0f}%"
+    return f"{shown} ±{100 * half:.0f}%" if wide else shown
 
 
-def _value(metrics: Mapping[str, Any], name: str, form: str) -> str:
-    return form.format(metrics[name]["value"]) if name in metrics else "-"
+def _value(entry: Mapping[str, Any], name: str, form: str) -> str:
+    return form.format(entry["metrics"][name]["value"]) if name in entry["metrics"] else "-"
+
+
+# header -> what a row shows there, and whether it has a place on a narrow terminal too
+CANDIDATE_COLUMNS: tuple[tuple[str, Callable[[Mapping[str, Any], bool], str], bool], ...] = (
+    ("in flight", lambda entry, _: f"{entry['concurrency']:.0f}", True),
+    ("TTFT", lambda entry, wide: _with_band(entry, "ttft_s", wide), True),
+    ("TPOT", lambda entry, wide: _with_band(entry, "tpot_s", wide), True),
+    ("tokens/s", lambda entry, _: _value(entry, "output_tokens_per_s", "{:,.0f}"), True),
+    ("per device", lambda entry, _: _value(entry, "output_tokens_per_s_per_device", "{:,.0f}"), False),
+    ("USD/M", lambda entry, _: _value(entry, "usd_per_million_output_tokens", "{:.2f}"), True),
+    ("J/token", lambda entry, _: _value(entry, "energy_j_per_output_token", "{:.2f}"), False),
+    ("bound by", lambda entry, _: entry["bound"]["decode"], False),
+)
 
 
 def _print_sensitivity(console: Console, changes: Mapping[str, Mapping[str, float]]) -> None:
@@ -272,12 +281,26 @@ def _print_entry(console: Console, document: Mapping[str, Any]) -> None:
         if entry["note"]:
             console.print(entry["note"])
         table = _table("field", "value", "source")
-        table.columns[2].justify = "left"
+        table.columns[2].justify, table.columns[2].overflow = "left", "fold"
         for value in entry["values"]:
             table.add_row(value["field"], value["written"], value["source"])
         console.print(table)
         for field, values in entry["conflicts"].items():
             console.print(Text(f"sources disagree on {field}: {'; '.join(values)}", style="yellow"))
         return
-    for key, value in entry.items():
-        console.print(Text(f"{key}: {value}"))
+    _print_fields(console, entry, "")
+
+
+def _print_fields(console: Console, fields: Mapping[str, Any], indent: str) -> None:
+    """One line a field, tables and lists of tables indented below their name; what is empty is left out."""
+    for name, value in fields.items():
+        if isinstance(value, Mapping) and value:
+            console.print(f"{indent}{name}:")
+            _print_fields(console, value, f"{indent}  ")
+        elif isinstance(value, list) and value and isinstance(value[0], Mapping):
+            for i, entry in enumerate(value):
+                console.print(f"{indent}{name} {i + 1} of {len(value)}:")
+                _print_fields(console, entry, f"{indent}  ")
+        elif value not in (None, "", [], {}):
+            shown = ", ".join(str(entry) for entry in value) if isinstance(value, list) else value
+            console.print(f"{indent}{name}: {shown}")
