@@ -244,10 +244,20 @@ class TestFiles:
         assert float(rows(real.read_text())[0]["tpot_s"]) > 0
 
     def test_a_device_is_written_to_and_not_replaced(self, gemmstone, tmp_path: Path):
-        source = tmp_path / "in.csv"
+        source, nowhere = tmp_path / "in.csv", tmp_path / "nowhere"
         source.write_text(f"model,hardware\n{GOOD}\n")
-        assert gemmstone("predict", "--cases", str(source), "--out", "/dev/null").code == 0
-        assert Path("/dev/null").is_char_device()
+        nowhere.symlink_to("/dev/null")  # a link, so that no mistake can hurt the real one
+        assert gemmstone("predict", "--cases", str(source), "--out", str(nowhere)).code == 0
+        assert nowhere.is_char_device()
+
+    @pytest.mark.skipif(not Path("/dev/full").is_char_device(), reason="needs a disk that is full, as Linux has one")
+    def test_a_full_disk(self, gemmstone, tmp_path: Path):
+        source, full = tmp_path / "in.csv", tmp_path / "full"
+        source.write_text(f"model,hardware\n{GOOD}\n")
+        full.symlink_to("/dev/full")
+        outcome = gemmstone("predict", "--cases", str(source), "--out", str(full))
+        assert (outcome.code, outcome.out) == (2, "")
+        assert "No space left" in outcome.problem
 
     def test_others_may_read_the_answers(self, gemmstone, tmp_path: Path):
         source, target = tmp_path / "in.csv", tmp_path / "out.csv"

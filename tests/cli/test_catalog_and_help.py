@@ -49,11 +49,11 @@ class TestHelp:
 
     @pytest.mark.parametrize("page", HELP_PAGES, ids=" ".join)
     def test_every_option_says_what_it_is_for(self, gemmstone, page):
-        options = re.split(r"\n  (?=-)", gemmstone(*page, "--help").out.partition("\nOptions:\n")[2])
-        for option in options:
-            described = " ".join(option.partition("\n\n")[0].split())
-            assert re.search(r"[A-Za-z0-9)]\.? ?(\[.*\])?$", described)
-            assert len(described.split()) >= 4, described
+        options = re.split(r"\n  (?=-)", gemmstone(*page, "--help").out.partition("\nOptions:")[2].partition("\n\n")[0])
+        assert len(options) >= 2
+        for option in options[1:]:
+            described = re.sub(r"^\s*(-[-\w]+,? )+ *(<\S+>)?", "", option).split()
+            assert len(described) >= 2, option
 
     def test_version(self, gemmstone):
         outcome = gemmstone("--version")

@@ -71,9 +71,11 @@ def command(
         detail=report is not None,
     )
     if report is not None:
-        from gemmstone.report.html import write_page
+        from gemmstone.report.aside import written_aside
+        from gemmstone.report.html import page
 
-        write_page(document, report)
+        with written_aside(report) as file:
+            file.write(page(document))
     if json_:
         print_json(document)
     else:

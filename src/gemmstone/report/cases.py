@@ -8,14 +8,14 @@ from __future__ import annotations
 
 import csv
 import io
-import os
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import IO, Any
 
 from gemmstone.core.errors import BadRequest, GemmstoneError
+from gemmstone.report.aside import written_aside
 
 REQUIRED = ("model", "hardware")
 MAX_FIELD_CHARS = 100_000
@@ -127,29 +127,8 @@ def _open_source(source: str) -> IO[str]:
         raise BadRequest(f"cannot read {source}: {getattr(error, 'strerror', None) or error}") from None
 
 
-@contextmanager
-def _target(name: str) -> Iterator[IO[str]]:
-    """A file that is written aside and renamed when all went well, or standard output."""
-    if name == STANDARD_STREAM:
-        with _standard_output() as out:
-            yield out
-        return
-    try:
-        final = Path(name).resolve()  # the file that a link stands for, rather than the link
-        plain = not final.exists() or final.is_file()
-        aside = final.with_name(f".gemmstone-{os.urandom(6).hex()}.csv") if plain else final
-        file = aside.open("x" if plain else "w", encoding="utf-8", errors=ERRORS, newline="")
-    except (OSError, ValueError) as error:
-        raise BadRequest(f"cannot write {name}: {getattr(error, 'strerror', None) or error}") from None
-    try:
-        with file:
-            yield file
-        if plain:
-            aside.replace(final)
-    except BaseException:
-        if plain:
-            aside.unlink(missing_ok=True)
-        raise
+def _target(name: str) -> AbstractContextManager[IO[str]]:
+    return _standard_output() if name == STANDARD_STREAM else written_aside(name, ERRORS)
 
 
 @contextmanager
