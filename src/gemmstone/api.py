@@ -21,7 +21,7 @@ from gemmstone.predict.economics import SCOPES, Economics
 from gemmstone.report import cases
 from gemmstone.simulate import documents, rows
 from gemmstone.simulate.metrics import METRICS, answer
-from gemmstone.simulate.scenario import Scenario, at_the_limit, check_workload, system
+from gemmstone.simulate.scenario import Scenario, at_the_limit, check_workload, load_model, system
 
 if TYPE_CHECKING:
     from gemmstone.plan.search import Question
@@ -98,9 +98,17 @@ def predict_cases(
 ) -> tuple[int, int]:
     """Answers a CSV of cases ("-" for standard streams) into another; returns rows answered and rows read."""
     money = money or Money()
+    refused: dict[str, BadRequest] = {}  # a model that is nowhere to be found is looked for on the Hub once
 
     def solve(row: cases.Row) -> dict[str, Any]:
         scenario = rows.scenario(row, fidelity)
+        if scenario.model in refused:
+            raise refused[scenario.model]
+        try:
+            load_model(scenario.model)
+        except BadRequest as error:
+            refused[scenario.model] = error
+            raise
         made = system(scenario)
         found = answer(made, scenario.workload, money.economics(made.cluster.device))
         values: dict[str, Any] = {}

@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from gemmstone.core.errors import BadRequest
+
 ANSWERS = ("ttft_s", "tpot_s", "output_tokens_per_s", "energy_j_per_output_token", "mfu_frac")
 GOOD = "llama-3.1-8b,h100-sxm"
 
@@ -303,3 +305,17 @@ class TestStreamsAndExitCodes:
         assert outcome.code == 2
         assert "--cases" in outcome.problem
         assert list(tmp_path.iterdir()) == []
+
+
+def test_a_model_that_is_nowhere_is_looked_for_once(solve, monkeypatch):
+    asked: list[str] = []
+
+    def nowhere(repo_id: str, _: int) -> Path:
+        asked.append(repo_id)
+        raise BadRequest("the Hub is out of reach; pass the path of its config.json instead")
+
+    monkeypatch.setattr("gemmstone.catalog.hub.config_path", nowhere)
+    answered = solve("model,hardware\n" + "some/model,h100-sxm\n" * 50 + f"{GOOD}\n")
+    assert asked == ["some/model"]
+    assert all("config.json" in row["error"] for row in answered[:50])
+    assert answered[50]["error"] == ""
