@@ -167,7 +167,8 @@ def _metrics(system: System, steady: Steady, workload: Workload, economics: Econ
         values["usd_per_million_output_tokens"] = (usd, errors["tpot"])
     active = count(system.model).active
     peak = system.pricing.peak_flop_per_s(run.activations)
-    values["mfu_frac"] = (2.0 * active * total / (devices * peak), errors["tpot"])
+    computed = requests * (size.new + size.output)  # tokens found in the prefix cache cost no FLOP
+    values["mfu_frac"] = (2.0 * active * computed / (devices * peak), errors["tpot"])
     # A device runs the micro-batches of all stages in one decode time, each a stage's share of the bytes.
     decode_bytes = np.split(np.asarray(steady.tree.bytes, dtype=float), 3)[0]
     values["mbu_frac"] = (decode_bytes / steady.decode_s / device.memory_bandwidth_bytes_per_s, errors["tpot"])
