@@ -84,7 +84,7 @@ def predict(scenario: Scenario, money: Money | None = None) -> dict[str, Any]:
         "workload": asdict(scenario.workload),
         "fidelity": scenario.fidelity,
         "metrics": documents.metrics(found),
-        "limit": {name: metric["value"] for name, metric in documents.metrics(at_limit).items()},
+        "limit": documents.bound_metrics(at_limit),
         "bound": documents.bound(found),
         "tree": documents.tree(found),
         "memory": documents.memory(found),

@@ -15,6 +15,7 @@ from gemmstone.plan.engine_servers import COMMANDS, VARIABLES
 from gemmstone.plan.server import PLAIN, Request, Server, Setting
 
 MAX_ID_CHARS = 300
+MOST_SHOWN = 16  # replicas whose commands are written out
 
 
 def command(
@@ -102,7 +103,7 @@ def _lines(request: Request, server: Server) -> list[str]:
     if server.before:
         lines.append(server.before)
     share = max(1, request.devices // deployment.replica_devices)  # replicas a node has room for
-    for replica in range(replicas):
+    for replica in range(min(replicas, MOST_SHOWN)):
         slot = replica % share
         environment = []
         if replicas > 1 and request.nodes == 1:
@@ -117,6 +118,8 @@ def _lines(request: Request, server: Server) -> list[str]:
             settings = {**server.settings, **at_node, "port": engine.launch.port + slot if slot else None}
             words = [*environment, *server.prefix, *_words(request, settings)]
             lines.append(" ".join(word if word in VARIABLES else shlex.quote(word) for word in words))
+    if replicas > MOST_SHOWN:
+        lines.append(f"# and {replicas - MOST_SHOWN} more like these")
     return lines
 
 

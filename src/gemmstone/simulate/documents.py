@@ -20,6 +20,10 @@ def warnings(found: Answer, load: int = 0) -> list[str]:
         notes.append(
             f"some kernels of {device.slug} were never measured: coefficients are borrowed, the bands are wider"
         )
+    longest = found.system.model.max_position_embeddings
+    asked = found.workload.input_tokens + found.workload.output_tokens
+    if longest and asked > longest:
+        notes.append(f"{asked:.0f} tokens a request exceed the {longest} positions of {found.system.model.name}")
     run, engine = found.system.deployment, found.system.engine
     if run.gpu_memory_utilization > engine.memory_fraction:
         notes.append(
@@ -39,6 +43,11 @@ def warnings(found: Answer, load: int = 0) -> list[str]:
 def metrics(found: Answer, load: int = 0) -> dict[str, dict[str, float]]:
     """All metrics at one load as value, low and high."""
     return {name: _numbers(metric, load) for name, metric in found.metrics.items()}
+
+
+def bound_metrics(found: Answer, load: int = 0) -> dict[str, dict[str, float]]:
+    """All metrics at the physical bound, in the shape of `metrics`: a bound has no band."""
+    return {name: dict.fromkeys(("value", "low", "high"), float(m.value[load])) for name, m in found.metrics.items()}
 
 
 def _numbers(metric: Metric, load: int) -> dict[str, float]:

@@ -53,6 +53,8 @@ def check_workload(work: Workload) -> None:
             raise BadRequest(f"{name} must lie between {least:g} and {most:g}, not {value:g}")
     if 0 < work.requests_per_slot < 1:
         raise BadRequest(f"requests_per_slot must be at least 1, not {work.requests_per_slot:g}; 0 for a steady state")
+    if work.output_tokens * (1 - work.length_spread) < 1 or work.input_tokens * (1 - work.length_spread) < 1:
+        raise BadRequest(f"a length_spread of {work.length_spread:g} makes the shortest request shorter than one token")
     if work.mode != "offline" and not (math.isfinite(work.load) and 0 < work.load <= MAX_LOAD):
         raise BadRequest(f"the {work.mode} must be a positive number up to {MAX_LOAD:g}, not {work.load:g}")
     if work.mode in ("concurrency", "batch") and work.load < 1:

@@ -134,7 +134,7 @@ def closed_loop(
     start_s = 0.5 * points.decode_s + queue_s + own_s
     slot_wait_s = np.maximum(in_flight - running, 0.0) / capacity
     if not waiting:
-        start_s, slot_wait_s = own_s, np.zeros_like(own_s)
+        start_s, slot_wait_s = np.minimum(own_s, start_s), np.zeros_like(own_s)
     elif workload.requests_per_slot:
         share = 1.0 / workload.requests_per_slot
         start_s = share * np.maximum(_first_wave(points, stages), own_s) + (1.0 - share) * start_s
@@ -249,7 +249,7 @@ def _shared(
     server and exponential service says. What falls on decoding cannot make a step longer than a full one.
     """
     decode_s = later * points.decode_s
-    paced_s = others * extra_s**2 / (decode_s + extra_s)
+    paced_s = others * extra_s**2 / np.maximum(decode_s + extra_s, 1e-30)
     b = decode_s - extra_s - extra_s * others
     residence_s = (-b + np.sqrt(b * b + 4.0 * extra_s * decode_s)) / 2.0
     random_s = 0.5 * np.maximum(residence_s - extra_s, 0.0)
