@@ -13,7 +13,7 @@ answer = api.predict(
 )
 
 for name in ("ttft_s", "tpot_s", "output_tokens_per_s", "usd_per_million_output_tokens"):
-    metric, limit = answer["metrics"][name], answer["limit"][name]
+    metric, limit = answer["metrics"][name], answer["limit"][name]["value"]
     print(f"{name}: {metric['value']:.4g} ({metric['low']:.4g} to {metric['high']:.4g}), physical limit {limit:.4g}")
 
 

@@ -170,7 +170,7 @@ def engine_table() -> str:
     }
     numbers = engine_numbers()
     rows = [
-        [label, *(f"{entry[name] * unit:.3g}" if name in entry else "" for entry in numbers.values())]
+        [label, *(f"{float(f'{entry[name] * unit:.3g}'):g}" if name in entry else "" for entry in numbers.values())]
         for name, (label, unit) in names.items()
     ]
     return table(["", *(f"`{engine}`" for engine in numbers)], rows)
