@@ -1,288 +1,231 @@
-"""The charts of the plan's page as Plotly figures: plain dictionaries, nothing is drawn here."""
+"""The charts of the plan's page that speak of deployments: front, memory, sensitivity, load. Nothing is drawn here."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+import math
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-Figure = dict[str, Any]
-
-# Okabe and Ito's palette, distinct to colour-blind readers.
-BLUE, ORANGE, GREEN, PURPLE, RED, SKY, YELLOW, GREY = (
-    "#0072B2",
-    "#E69F00",
-    "#009E73",
-    "#CC79A7",
-    "#D55E00",
-    "#56B4E9",
-    "#B8A900",
-    "#8A8A8A",
+from gemmstone.core import units
+from gemmstone.report import terms
+from gemmstone.report.figure import (
+    BLUE,
+    GREEN,
+    GREY,
+    INK,
+    LIGHT,
+    ORANGE,
+    PURPLE,
+    RED,
+    SKY,
+    Figure,
+    axis,
+    layout,
+    line,
+    log_ticks,
+    note,
 )
-BOUND_COLOURS = {"compute": BLUE, "memory": ORANGE, "network": GREEN, "host": PURPLE, "launch": SKY}
-MEMORY_COLOURS = (BLUE, ORANGE, GREEN, PURPLE, SKY, YELLOW, RED)
-TALL = 440  # pixels
-SMALL_SHARE = 0.01  # terms below this share of a step are shown as one
+from gemmstone.report.kernel_charts import breakdown, roofline
+from gemmstone.report.markup import text
+
+PLACE_STYLES = ((BLUE, "circle"), (ORANGE, "square"), (GREEN, "diamond"), (PURPLE, "triangle-up"), (SKY, "cross"))
+PANELS = ([0.71, 1.0], [0.355, 0.645], [0.0, 0.29])  # of the height, from the top
+MEMORY_COLOURS = {
+    "weights": BLUE,
+    "activations": SKY,
+    "kv cache": ORANGE,
+    "cuda graphs": GREEN,
+    "context": PURPLE,
+    "communication buffers": GREY,
+    "free": LIGHT,
+}
+SENSITIVE = {
+    "ttft_s": ("TTFT (lower is better)", BLUE),
+    "tpot_s": ("TPOT (lower is better)", ORANGE),
+    "output_tokens_per_s": ("tokens/s (higher is better)", GREEN),
+}
 
 
-def _layout(**more: Any) -> dict[str, Any]:
-    axis = {"gridcolor": "#e6e6e6", "zeroline": False, "automargin": True}
-    layout: dict[str, Any] = {
-        "margin": {"l": 60, "r": 20, "t": 10, "b": 50},
-        "font": {"family": "inherit", "size": 13},
-        "paper_bgcolor": "rgba(0,0,0,0)",
-        "plot_bgcolor": "rgba(0,0,0,0)",
-        "hoverlabel": {"namelength": -1},
-        "legend": {"orientation": "h", "y": 1.12},
-    }
-    for name, value in more.items():
-        layout[name] = {**axis, **value} if name.startswith(("xaxis", "yaxis")) else value
-    return layout
+def figures(document: Mapping[str, Any]) -> dict[str, Figure]:
+    """All charts that the document has data for, by the name of their place on the page."""
+    made: dict[str, Figure] = {}
+    detail = document.get("detail") or {}
+    if document.get("pareto"):
+        made["pareto"] = pareto(document)
+    if detail.get("tree"):
+        made["breakdown"] = breakdown(detail["tree"])
+    if detail.get("roofline"):
+        made["roofline"] = roofline(detail["roofline"])
+    if detail.get("memory"):
+        made["memory"] = memory(detail["memory"])
+    if document.get("sensitivity"):
+        made["sensitivity"] = sensitivity(document["sensitivity"])
+    if detail.get("curve"):
+        made["curve"] = curve(detail["curve"], document["slo"], document["best"]["concurrency"])
+    return made
 
 
 def pareto(document: Mapping[str, Any]) -> Figure:
-    """Tokens/s per device against tokens/s per user: the front, the chosen point, the speed the target asks for."""
-    points = document["pareto"]
-    hover = [
-        f"{p['hardware']} {p['engine']}<br>{p['layout']}<br>{p['concurrency']:.0f} in flight<br>"
-        f"TTFT {p['ttft_s']:.3g} s, TPOT {1e3 * p['tpot_s']:.3g} ms"
-        for p in points
-    ]
+    """Tokens/s per device against tokens/s per user: the front by place, the chosen point, the speed the target asks for."""
+    points, slo = document["pareto"], document["slo"]
     traces: list[dict[str, Any]] = [
         {
             "type": "scatter",
-            "mode": "lines+markers",
-            "name": "Pareto front",
+            "mode": "lines",
             "x": [p["output_tokens_per_s_per_user"] for p in points],
             "y": [p["output_tokens_per_s_per_device"] for p in points],
-            "text": hover,
-            "hovertemplate": "%{text}<br>%{x:.3g} tokens/s a user, %{y:.4g} a device<extra></extra>",
-            "line": {"color": GREY, "shape": "hv"},
-            "marker": {"color": BLUE, "size": 8},
+            "line": {"color": LIGHT, "width": 2},
+            "hoverinfo": "skip",
+            "showlegend": False,
         }
     ]
+    places = list(dict.fromkeys((p["hardware"], p["engine"]) for p in points))
+    for i, place in enumerate(places):
+        colour, symbol = PLACE_STYLES[i % len(PLACE_STYLES)]
+        here = [p for p in points if (p["hardware"], p["engine"]) == place]
+        for meets in (True, False):
+            some = [p for p in here if _meets(p, slo) is meets]
+            name = f"{' '.join(place)}, {'meets' if meets else 'misses'} the targets" if slo else " ".join(place)
+            if some:
+                traces.append(_front(some, name, colour, symbol if meets else f"{symbol}-open"))
+    shape = layout(
+        height=460,
+        hovermode="closest",
+        xaxis={"title": {"text": "speed one user sees, output tokens/s"}, "rangemode": "tozero"},
+        yaxis={"title": {"text": "throughput, output tokens/s per device"}, "rangemode": "tozero"},
+    )
     best = document["best"]
     if best:
-        metrics = best["metrics"]
-        traces.append(
-            {
-                "type": "scatter",
-                "mode": "markers",
-                "name": "chosen",
-                "x": [metrics["output_tokens_per_s_per_user"]["value"]],
-                "y": [metrics["output_tokens_per_s_per_device"]["value"]],
-                "marker": {"color": RED, "size": 16, "symbol": "star"},
-                "hovertemplate": "chosen: %{x:.3g} a user, %{y:.4g} a device<extra></extra>",
-            }
-        )
-    layout = _layout(
-        xaxis={"title": {"text": "output tokens/s per user"}},
-        yaxis={"title": {"text": "output tokens/s per device"}},
-        height=TALL,
-    )
-    target = document["slo"].get("tpot_s")
+        traces.append(_chosen(best))
+    target = slo.get("tpot_s")
     if target:
-        layout["shapes"] = [_line(x=1.0 / target)]
-        layout["annotations"] = [_label(1.0 / target, "TPOT target")]
-    return {"data": traces, "layout": layout}
+        shape["shapes"] = [line(x=1.0 / target)]
+        shape["annotations"] = [note(f"TPOT target {units.show(target, 's')}", x=1.0 / target, y=1.0)]
+    return {"data": traces, "layout": shape}
 
 
-def breakdown(tree: Mapping[str, Any]) -> Figure:
-    """Two stacked bars, a prompt step and a decode step: every term's share, coloured by what bounds it."""
-    traces = []
-    steps = tree["parts"]
-    for step in steps:
-        terms = _terms(step)
-        total = step["time_s"] or 1.0
-        for term in terms:
-            traces.append(
-                {
-                    "type": "bar",
-                    "orientation": "h",
-                    "y": [f"{step['name']}<br>{1e3 * step['time_s']:.3g} ms"],
-                    "x": [100 * term["time_s"] / total],
-                    "marker": {"color": BOUND_COLOURS.get(term["bound"], GREY), "line": {"color": "white", "width": 1}},
-                    "text": [term["name"].replace("_", " ")],
-                    "textposition": "inside",
-                    "insidetextanchor": "middle",
-                    "hovertemplate": f"{term['name']}: {1e3 * term['time_s']:.3g} ms, %{{x:.1f}}%<br>bound by {term['bound']}, "
-                    f"{term['source']}<extra></extra>",
-                    "showlegend": False,
-                }
-            )
-    for bound, colour in BOUND_COLOURS.items():
-        traces.append(
-            {"type": "bar", "x": [None], "y": [None], "name": bound, "marker": {"color": colour}, "orientation": "h"}
-        )
-    layout = _layout(
-        barmode="stack",
-        xaxis={"title": {"text": "share of the step, %"}, "range": [0, 100]},
-        yaxis={"autorange": "reversed"},
-        height=300,
-    )
-    return {"data": traces, "layout": layout}
+def _meets(point: Mapping[str, Any], slo: Mapping[str, float]) -> bool:
+    return all(point[name] <= bound for name, bound in slo.items() if name in point)
 
 
-def _terms(step: Mapping[str, Any]) -> list[Mapping[str, Any]]:
-    leaves = sorted(_leaves(step), key=lambda leaf: -leaf["time_s"])
-    large = [leaf for leaf in leaves if leaf["time_s"] >= SMALL_SHARE * step["time_s"]]
-    rest = sum(leaf["time_s"] for leaf in leaves) - sum(leaf["time_s"] for leaf in large)
-    if rest > 0:
-        large.append({"name": "all smaller", "time_s": rest, "bound": "various", "source": "several"})
-    return large
+def _front(points: Sequence[Mapping[str, Any]], name: str, colour: str, symbol: str) -> dict[str, Any]:
+    return {
+        "type": "scatter",
+        "mode": "markers",
+        "name": text(name),
+        "x": [p["output_tokens_per_s_per_user"] for p in points],
+        "y": [p["output_tokens_per_s_per_device"] for p in points],
+        "customdata": [
+            f"<b>{text(p['layout'])}</b><br>{text(p['hardware'])}, {text(p['engine'])}<br>{p['concurrency']:.0f} in flight<br>"
+            f"TTFT {units.show(p['ttft_s'], 's')}, TPOT {units.show(p['tpot_s'], 's')}"
+            for p in points
+        ],
+        "hovertemplate": "%{customdata}<br>%{x:.3g} tokens/s per user<br>%{y:,.4g} tokens/s per device<extra></extra>",
+        "marker": {"color": colour, "symbol": symbol, "size": 8},
+    }
 
 
-def _leaves(node: Mapping[str, Any]) -> Iterable[Mapping[str, Any]]:
-    if not node["parts"]:
-        yield node
-    for part in node["parts"]:
-        yield from _leaves(part)
-
-
-def roofline(data: Mapping[str, Any]) -> Figure:
-    """Achieved FLOP/s of every operation against its FLOP per byte, under the device's peaks and bandwidth."""
-    traces: list[dict[str, Any]] = []
-    bandwidth = data["bandwidth_bytes_per_s"]
-    computing = [op for op in data["ops"] if op["flop"] > 0 and op["bytes"] > 0]
-    intensities = [op["flop"] / op["bytes"] for op in computing] or [1.0]
-    low, high = min([0.5, *intensities]) / 2, max([2000.0, *intensities]) * 2
-    for name, peak in sorted(data["peak_flop_per_s"].items(), key=lambda item: item[1]):
-        if name in ("fp32", "tf32", "int8", "fp16", "fp6"):
-            continue
-        ridge = peak / bandwidth
-        traces.append(
-            {
-                "type": "scatter",
-                "mode": "lines",
-                "name": f"{name} peak",
-                "x": [low, ridge, high],
-                "y": [low * bandwidth / 1e12, peak / 1e12, peak / 1e12],
-                "line": {"color": GREY, "width": 1.5},
-                "hovertemplate": f"{name}: {peak / 1e12:.4g} TFLOP/s<extra></extra>",
-                "showlegend": False,
-            }
-        )
-    total = {phase: sum(op["time_s"] for op in data["ops"] if op["phase"] == phase) for phase in ("prefill", "decode")}
-    for phase, colour, symbol in (("prefill", BLUE, "circle"), ("decode", RED, "diamond")):
-        ops = [op for op in computing if op["phase"] == phase]
-        traces.append(
-            {
-                "type": "scatter",
-                "mode": "markers",
-                "name": phase,
-                "x": [op["flop"] / op["bytes"] for op in ops],
-                "y": [op["flop"] / op["time_s"] / 1e12 for op in ops],
-                "text": [
-                    f"{op['name']}: {100 * op['time_s'] / (total[phase] or 1.0):.1f}% of the {phase} step" for op in ops
-                ],
-                "marker": {
-                    "color": colour,
-                    "symbol": symbol,
-                    "opacity": 0.75,
-                    "size": [8 + 40 * (op["time_s"] / (total[phase] or 1.0)) ** 0.5 for op in ops],
-                },
-                "hovertemplate": "%{text}<br>%{x:.3g} FLOP/byte, %{y:.3g} TFLOP/s<extra></extra>",
-            }
-        )
-    layout = _layout(
-        xaxis={"type": "log", "title": {"text": "FLOP per byte of memory traffic"}},
-        yaxis={"type": "log", "title": {"text": "TFLOP/s of one device"}},
-        height=TALL,
-    )
-    return {"data": traces, "layout": layout}
+def _chosen(best: Mapping[str, Any]) -> dict[str, Any]:
+    metrics = best["metrics"]
+    return {
+        "type": "scatter",
+        "mode": "markers+text",
+        "name": "chosen",
+        "x": [metrics["output_tokens_per_s_per_user"]["value"]],
+        "y": [metrics["output_tokens_per_s_per_device"]["value"]],
+        "text": ["chosen"],
+        "textposition": "top right",
+        "textfont": {"color": RED, "size": 14},
+        "marker": {"color": RED, "size": 15, "symbol": "star"},
+        "customdata": [f"<b>chosen: {text(best['layout'])}</b><br>{best['concurrency']:.0f} in flight"],
+        "hovertemplate": "%{customdata}<br>%{x:.3g} tokens/s per user<br>%{y:,.4g} tokens/s per device<extra></extra>",
+    }
 
 
 def memory(node: Mapping[str, Any]) -> Figure:
-    """One stacked bar: what fills the memory an engine may use."""
-    traces = []
-    parts = sorted(node["parts"], key=lambda part: part["name"] == "free")
-    for part, colour in zip(parts, [*MEMORY_COLOURS, *[GREY] * len(parts)], strict=False):
-        shade = "#e8e8e8" if part["name"] == "free" else colour
-        traces.append(
-            {
-                "type": "bar",
-                "orientation": "h",
-                "name": part["name"],
-                "y": ["a device"],
-                "x": [part["bytes"] / 1e9],
-                "marker": {"color": shade},
-                "hovertemplate": f"{part['name']}: %{{x:.3g}} GB<extra></extra>",
-            }
-        )
-    return {"data": traces, "layout": _layout(barmode="stack", height=200, xaxis={"title": {"text": "GB"}})}
+    """One stacked bar: what fills the memory an engine may use of one device, free last."""
+    traces = [
+        {
+            "type": "bar",
+            "orientation": "h",
+            "name": text(part["name"]),
+            "y": [""],
+            "x": [part["bytes"] / 1e9],
+            "marker": {"color": MEMORY_COLOURS.get(part["name"], GREY), "line": {"color": "white", "width": 1}},
+            "customdata": [f"<b>{text(part['name'])}</b>: {units.show(part['bytes'], 'bytes')}"],
+            "hovertemplate": "%{customdata}<extra></extra>",
+        }
+        for part in terms.memory_parts(node)
+    ]
+    shape = layout(
+        height=210,
+        barmode="stack",
+        xaxis={"title": {"text": "memory of one device, GB"}, "range": [0, node["bytes"] / 1e9]},
+        yaxis={"showticklabels": False, "showgrid": False, "fixedrange": True},
+    )
+    shape["legend"]["traceorder"] = "normal"
+    shape["meta"] = {"legend_in_table": True}  # the table beside it has the same colours: a narrow page does without
+    return {"data": traces, "layout": shape}
 
 
 def sensitivity(changes: Mapping[str, Mapping[str, float]]) -> Figure:
     """What +10% of each resource changes, as grouped bars."""
-    shown = {"tpot_s": ("TPOT", ORANGE), "ttft_s": ("TTFT", BLUE), "output_tokens_per_s": ("tokens/s", GREEN)}
-    names = [resource.replace("_", " ") for resource in changes]
+    names = [text(resource.replace("_", " ")) for resource in changes]
     traces = [
         {
             "type": "bar",
+            "orientation": "h",
             "name": label,
-            "x": names,
-            "y": [100 * change[metric] for change in changes.values()],
+            "y": names,
+            "x": [100 * change[metric] for change in changes.values()],
             "marker": {"color": colour},
-            "hovertemplate": f"{label} %{{y:+.2f}}% for +10% %{{x}}<extra></extra>",
+            "hovertemplate": "%{y}: %{x:+.2f}%<extra></extra>",
         }
-        for metric, (label, colour) in shown.items()
+        for metric, (label, colour) in SENSITIVE.items()
     ]
-    return {
-        "data": traces,
-        "layout": _layout(barmode="group", yaxis={"title": {"text": "change, %"}, "zeroline": True}, height=340),
-    }
+    shape = layout(
+        height=380,
+        barmode="group",
+        bargap=0.3,
+        xaxis={"title": {"text": "change for 10% more of the resource, %"}, "zeroline": True, "zerolinecolor": GREY},
+        yaxis={"autorange": "reversed", "showgrid": False, "fixedrange": True},
+    )
+    return {"data": traces, "layout": shape}
 
 
 def curve(data: Mapping[str, Any], slo: Mapping[str, float], chosen: float) -> Figure:
-    """Throughput, and time per token with time to first token, against requests in flight."""
-    x = data["concurrency"]
-    traces = [
-        _series(x, data["output_tokens_per_s"], "output tokens/s", GREEN, "y"),
-        _series(x, [1e3 * v for v in data["tpot_s"]], "TPOT, ms", ORANGE, "y2"),
-        _series(x, [1e3 * v for v in data["ttft_s"]], "TTFT, ms", BLUE, "y3"),
-    ]
-    layout = _layout(
-        height=620,
-        xaxis={"type": "log", "title": {"text": "requests in flight"}, "anchor": "y3"},
-        yaxis={"title": {"text": "tokens/s"}, "domain": [0.70, 1.0]},
-        yaxis2={"title": {"text": "TPOT, ms"}, "domain": [0.36, 0.64], "anchor": "x"},
-        yaxis3={"title": {"text": "TTFT, ms"}, "domain": [0.0, 0.30], "anchor": "x"},
-        showlegend=False,
-    )
-    layout["shapes"] = [_line(x=chosen)]
-    for metric, axis in (("tpot_s", "y2"), ("ttft_s", "y3")):
+    """Throughput, time per token and time to first token against requests in flight, one panel each; targets dashed."""
+    loads = data["concurrency"]
+    shape = layout(height=680, showlegend=False, hovermode="closest")
+    shape["shapes"] = [{**line(x=chosen), "line": {"color": INK, "dash": "dot", "width": 1.5}}]
+    shape["annotations"] = [note(f"chosen: {chosen:,.0f} in flight", x=math.log10(chosen), y=1.0, colour=INK, shift=9)]
+    shape["xaxis"] = {**_log_axis("requests in flight", loads, [f"{v:,.0f}" for v in log_ticks(loads)]), "anchor": "y3"}
+    shape["yaxis"] = {**axis(), "title": {"text": "output tokens/s"}, "domain": PANELS[0], "rangemode": "tozero"}
+    traces = [_series(data, "output_tokens_per_s", "tokens/s", GREEN, "y")]
+    for i, (metric, title, colour) in enumerate((("tpot_s", "TPOT, s", ORANGE), ("ttft_s", "TTFT, s", BLUE)), start=1):
+        name, spanned = f"y{i + 1}", [*data[metric], *([slo[metric]] if metric in slo else [])]
+        ticks = [units.show(value, "s") for value in log_ticks(spanned)]
+        shape[f"yaxis{i + 1}"] = {**_log_axis(title, spanned, ticks), "domain": PANELS[i]}
+        traces.append(_series(data, metric, title, colour, name))
         if metric in slo:
-            layout["shapes"].append(_line(y=1e3 * slo[metric], axis=axis))
-    return {"data": traces, "layout": layout}
+            label = f"target {units.show(slo[metric], 's')}"
+            shape["shapes"].append(line(y=slo[metric], axis=name))
+            shape["annotations"].append(note(label, x=0.0, xref="paper", y=math.log10(slo[metric]), yref=name, shift=9))
+    return {"data": traces, "layout": shape}
 
 
-def _series(x: list[float], y: list[float], name: str, colour: str, axis: str) -> dict[str, Any]:
+def _log_axis(title: str, values: list[float], ticks: list[str]) -> dict[str, Any]:
+    return {**axis(), "type": "log", "title": {"text": title}, "tickvals": log_ticks(values), "ticktext": ticks}
+
+
+def _series(data: Mapping[str, Any], metric: str, title: str, colour: str, name: str) -> dict[str, Any]:
     return {
         "type": "scatter",
         "mode": "lines+markers",
-        "name": name,
-        "x": x,
-        "y": y,
-        "yaxis": axis,
+        "name": title,
+        "x": data["concurrency"],
+        "y": data[metric],
+        "yaxis": name,
         "line": {"color": colour},
-        "hovertemplate": f"%{{x:.0f}} in flight: %{{y:.4g}} {name}<extra></extra>",
-    }
-
-
-def _line(*, x: float | None = None, y: float | None = None, axis: str = "y") -> dict[str, Any]:
-    line = {"type": "line", "line": {"color": RED, "dash": "dash", "width": 1.5}}
-    if x is not None:
-        return {**line, "xref": "x", "yref": "paper", "x0": x, "x1": x, "y0": 0, "y1": 1}
-    return {**line, "xref": "paper", "yref": axis, "x0": 0, "x1": 1, "y0": y, "y1": y}
-
-
-def _label(x: float, text: str) -> dict[str, Any]:
-    return {
-        "xref": "x",
-        "yref": "paper",
-        "x": x,
-        "y": 1,
-        "text": text,
-        "showarrow": False,
-        "xanchor": "left",
-        "xshift": 4,
+        "hovertemplate": f"%{{x:,.0f}} in flight: %{{y:,.4g}} {title.replace(',', ' in')}<extra></extra>",
     }

@@ -1,100 +1,122 @@
 """The plan as one self-contained HTML page: no file beside it, no network, readable on paper and on a phone.
 
 Plotly's script is taken from the installed package and put into the page; the charts are data until a browser draws them.
-All text is escaped: model names and error messages come from outside.
+Names come from outside: every text is escaped, and a policy in the page allows only the scripts that were put there.
 """
 
 from __future__ import annotations
 
+import base64
+import hashlib
 import importlib.util
-import json
-import os
-import tempfile
 from collections.abc import Callable, Mapping
-from html import escape
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
-from gemmstone.core import units
-from gemmstone.core.errors import BadRequest, MissingBackend
-from gemmstone.report import charts
+from gemmstone.core.errors import MissingBackend
+from gemmstone.report import charts, explanations, sections
+from gemmstone.report.aside import written_aside
+from gemmstone.report.figure import Figure
+from gemmstone.report.markup import NOTHING, Html, element, island
 
 HERE = Path(__file__).parent
-RESOURCES = {
-    "compute": "arithmetic",
-    "memory": "memory bandwidth",
-    "network": "links",
-    "host": "the host",
-    "launch": "launches",
-}
+HEIGHT_PX = 420  # of a chart that does not say
+
+
+class Section(NamedTuple):
+    """A part of the page: its anchor, title, what to look for, the chart drawn there ("" for none) and what else it shows."""
+
+    name: str
+    title: str
+    caption: str
+    chart: str
+    body: Callable[[Mapping[str, Any]], Html]
+
+
+def _nothing(_: Mapping[str, Any]) -> Html:
+    return NOTHING
+
+
+# In the order of the page; a section without chart and body is left out.
+SECTIONS = (
+    Section("answer", "", "", "", sections.headline),
+    Section("launch", "Start it", "One command a node, ready for a shell.", "", sections.launch),
+    Section("candidates", "Candidates", "Best first, each at the load that suits the objective and keeps the targets; bands of 80% below.", "", sections.candidates),
+    Section("pareto", "Throughput against speed", "Deployments and loads that no other beats in both directions: further up is cheaper, further right is faster for "
+            "each user. Filled points meet all targets. Hover or tap for what a point is.", "pareto", _nothing),
+    Section("breakdown", "Where the time goes", "One engine step with prompts in it and one that only decodes, all layers together. Colour says what bounds an operation; "
+            "solid is fitted on this device, hatched is borrowed from relatives, dotted or crossed is not measured.", "breakdown", explanations.steps),
+    Section("roofline", "Roofline", "Every operation of the two steps below the device's peaks (flat, one a format) and its memory bandwidth (sloped). The larger a dot, the "
+            "more of its step it takes; the further below the lines, the more is lost to launches and inefficiency.", "roofline", explanations.roofline_note),
+    Section("memory", "Memory of one device", "What fills the memory that the engine may use, on the fullest device, at the chosen load.", "memory", explanations.memory),
+    Section("sensitivity", "What 10% more would bring", "One resource at a time; deployment and requests in flight are held, so faster decoding also brings the next prompts sooner.", "sensitivity", explanations.sensitivity),
+    Section("load", "Throughput and latency against load", "The chosen deployment at other numbers of requests in flight; dashed lines are the targets.", "curve", _nothing),
+    Section("limit", "Distance to the physical limit", "The same deployment and load if every operation ran at the datasheet's peaks.", "", explanations.limit),
+    Section("made", "How these numbers were made", "", "", explanations.made),
+)  # fmt: skip
 
 
 def write_page(document: Mapping[str, Any], path: str) -> None:
-    """Writes the page of a plan made with `detail=True`; aside first, so that a failure leaves nothing behind."""
-    text = page(document)
-    target = Path(path)
-    try:
-        descriptor, aside = tempfile.mkstemp(dir=target.parent, prefix=".gemmstone-", suffix=".html")
-    except OSError as error:
-        raise BadRequest(f"cannot write the report {path}: {error.strerror or error}") from None
-    try:
-        with os.fdopen(descriptor, "w", encoding="utf-8") as file:
-            file.write(text)
-        Path(aside).chmod(0o644)
-        Path(aside).replace(target)
-    except OSError as error:
-        Path(aside).unlink(missing_ok=True)
-        raise BadRequest(f"cannot write the report {path}: {error.strerror or error}") from None
+    """Writes the page of a plan made with `detail=True`, whole or not at all. Raises BadRequest where it cannot be written."""
+    whole = page(document)
+    with written_aside(path, "replace") as file:
+        file.write(whole)
 
 
 def page(document: Mapping[str, Any]) -> str:
-    """The whole page as text."""
-    sections = [_headline(document), _launch(document), _candidates(document)]
-    figures: dict[str, charts.Figure] = {}
-    if document["pareto"]:
-        figures["pareto"] = charts.pareto(document)
-        sections.append(
-            _figure(
-                "pareto",
-                "Throughput against speed",
-                "Each point is a deployment at a load that no other beats in both: tokens/s that a device earns, and "
-                "tokens/s that one user sees. Hover for what it is.",
-            )
+    """The whole page as text; parts that the document has no data for are left out."""
+    figures = charts.figures(document)
+    built = [(section, _section(section, document, figures)) for section in SECTIONS]
+    built = [(section, markup) for section, markup in built if markup]
+    links = [element("a", section.title, href=f"#{section.name}") for section, _ in built if section.title]
+    navigation = element("nav", *links, aria_label="sections")
+    first, *others = [markup for _, markup in built]
+    scripts = (_plotly(), _read("page.js"))
+    head = (
+        element("meta", charset="utf-8"),
+        element("meta", http_equiv="Content-Security-Policy", content=_policy(scripts)),
+        element("meta", name="viewport", content="width=device-width, initial-scale=1"),
+        element("title", f"Serving {document['model']}: plan by Gemmstone"),
+        element("style", Html(_read("page.css"))),
+    )
+    body = (
+        element("main", first, navigation, *others),
+        element("script", island(figures), type="application/json", id="figures"),
+        *(element("script", Html(script)) for script in scripts),
+    )
+    return f"<!doctype html>\n{element('html', element('head', *head), element('body', *body), lang='en')}\n"
+
+
+def _section(section: Section, document: Mapping[str, Any], figures: Mapping[str, Figure]) -> Html:
+    body = section.body(document)
+    drawn = NOTHING
+    if section.chart in figures:
+        height = figures[section.chart]["layout"].get("height", HEIGHT_PX)
+        place = element(
+            "div",
+            id=f"chart-{section.chart}",
+            class_="chart",
+            style=f"min-height:{height}px",
+            role="img",
+            aria_label=section.title,
         )
-    detail = document.get("detail")
-    if detail:
-        chosen = document["best"]["concurrency"]
-        figures["breakdown"] = charts.breakdown(detail["tree"])
-        figures["roofline"] = charts.roofline(detail["roofline"])
-        figures["memory"] = charts.memory(detail["memory"])
-        figures["sensitivity"] = charts.sensitivity(document["sensitivity"])
-        figures["curve"] = charts.curve(detail["curve"], document["slo"], chosen)
-        sections += [
-            _figure("breakdown", "Where the time goes", _bounds(document["best"])),
-            _figure(
-                "roofline",
-                "Roofline",
-                "Every operation of the chosen deployment under the peaks and the bandwidth of one device. The larger a "
-                "dot, the more of its step it takes; the further below the line, the more is lost to launches and overheads.",
-            ),
-            _figure("memory", "Memory of a device", "", _memory_table(detail["memory"])),
-            _figure("sensitivity", "What ten percent more would bring", "One resource at a time, the load held."),
-            _figure("curve", "Load", "The chosen deployment at other loads; dashed: its load, and the targets."),
-        ]
-    sections.append(_made(document))
-    title = f"Serving {document['model']}"
-    return (
-        f'<!doctype html><html lang="en"><head><meta charset="utf-8"><title>{escape(title)}</title>'
-        '<meta name="viewport" content="width=device-width, initial-scale=1">'
-        f"<style>{_read('page.css')}</style></head><body><main>{''.join(sections)}</main>"
-        f'<script type="application/json" id="figures">{_island(figures)}</script>'
-        f"<script>{_plotly()}</script><script>{_read('page.js')}</script></body></html>"
+        drawn = element("figure", place, element("noscript", "This chart needs JavaScript; the tables do not."))
+    if not (body or drawn):
+        return NOTHING
+    return element(
+        "section",
+        element("h2", section.title) if section.title else NOTHING,
+        element("p", section.caption, class_="soft") if section.caption else NOTHING,
+        drawn,
+        body,
+        id=section.name,
     )
 
 
-def _island(data: object) -> str:
-    """JSON that cannot end the script element it stands in."""
-    return json.dumps(data).replace("<", "\\u003c").replace("\u2028", "\\u2028").replace("\u2029", "\\u2029")
+def _policy(scripts: tuple[str, ...]) -> str:
+    """A Content-Security-Policy that lets these scripts run and nothing else, and nothing be loaded from anywhere."""
+    allowed = " ".join(f"'sha256-{base64.b64encode(hashlib.sha256(s.encode()).digest()).decode()}'" for s in scripts)
+    return f"default-src 'none'; script-src {allowed}; style-src 'unsafe-inline'; img-src data: blob:; base-uri 'none'; form-action 'none'"
 
 
 def _read(name: str) -> str:
@@ -107,155 +129,5 @@ def _plotly() -> str:
     for folder in (found.submodule_search_locations or []) if found else []:
         script = Path(folder) / "package_data" / "plotly.min.js"
         if script.is_file():
-            return script.read_text(encoding="utf-8").replace("</script", "<\\/script")
+            return script.read_text(encoding="utf-8").replace("</script", "<\\/script").replace("<!--", "<\\!--")
     raise MissingBackend("the report needs plotly: pip install plotly")
-
-
-def _headline(document: Mapping[str, Any]) -> str:
-    work = document["workload"]
-    asked = f"{work['input_tokens']:g} tokens in, {work['output_tokens']:g} out"
-    slo = ", ".join(
-        f"{name.removesuffix('_s').upper()} at most {units.show(v, 's')}" for name, v in document["slo"].items()
-    )
-    best = document["best"]
-    if best is None:
-        answer = f'<p class="answer">{escape(document["fallback"]["message"])}.</p>'
-        cards = _cards(document["fallback"]["candidate"]) if document["fallback"]["candidate"] else ""
-    else:
-        answer = (
-            f'<p class="answer">Best for {escape(document["objective"])}: <b>{escape(best["layout"])}</b> on '
-            f"{escape(best['hardware'])} with {escape(best['engine'])}, {best['concurrency']:.0f} requests in flight.</p>"
-        )
-        cards = _cards(best)
-    notes = "".join(f"<li>{escape(note)}</li>" for note in [*document["warnings"], *(best["notes"] if best else [])])
-    refused = "" if best else ' class="refused"'
-    return (
-        f"<section{refused}><h1>Serving {escape(document['model'])}</h1>"
-        f'<p class="soft">{escape(asked)}; {escape(slo or "no latency targets")}; {document["searched"]} deployments '
-        f"searched, {document['feasible']} meet the targets</p>{answer}{cards}"
-        f'<ul class="soft">{notes}</ul></section>'
-    )
-
-
-def _cards(entry: Mapping[str, Any]) -> str:
-    shown: tuple[tuple[str, str, Callable[[float], str]], ...] = (
-        ("output_tokens_per_s", "tokens/s", lambda v: f"{v:,.0f}"),
-        ("ttft_s", "time to first token", lambda v: units.show(v, "s")),
-        ("tpot_s", "time per token", lambda v: units.show(v, "s")),
-        ("usd_per_million_output_tokens", "USD per million tokens", lambda v: f"{v:,.2f}"),
-        ("energy_j_per_output_token", "energy per token", lambda v: units.show(v, "j")),
-        ("gco2_per_million_output_tokens", "g CO2 per million tokens", lambda v: f"{v:,.0f}"),
-    )
-    cards = []
-    for name, label, form in shown:
-        metric = entry["metrics"].get(name)
-        if metric:
-            band = f"{form(metric['low'])} to {form(metric['high'])}"
-            cards.append(f'<div class="card"><b>{form(metric["value"])}</b>{label}<span>{band}</span></div>')
-    return (
-        f'<div class="cards">{"".join(cards)}</div><p class="soft">Small print: the band that holds 80% of cases.</p>'
-    )
-
-
-def _launch(document: Mapping[str, Any]) -> str:
-    commands = document["launch_commands"]
-    if not commands:
-        return ""
-    first, *others = commands.items()
-    blocks = f'<pre id="launch-0">{escape(first[1])}</pre><button data-copy="launch-0">copy</button>'
-    for number, (engine, text) in enumerate(others, start=1):
-        blocks += (
-            f'<details><summary>with {escape(engine)}</summary><pre id="launch-{number}">{escape(text)}</pre></details>'
-        )
-    return f"<section><h2>Start it with {escape(first[0])}</h2>{blocks}</section>"
-
-
-def _candidates(document: Mapping[str, Any]) -> str:
-    entries = document["candidates"] or [c for c in [(document["fallback"] or {}).get("candidate")] if c]
-    rows = "".join(_row(entry, best=bool(document["best"]) and i == 0) for i, entry in enumerate(entries))
-    head = "".join(
-        f"<th>{name}</th>"
-        for name in (
-            "deployment",
-            "in flight",
-            "TTFT",
-            "TPOT",
-            "tokens/s",
-            "per device",
-            "USD/M",
-            "J/token",
-            "decode bound by",
-        )
-    )
-    table = (
-        f'<div class="scroll"><table><thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table></div>' if rows else ""
-    )
-    rejected = "".join(
-        f"<li>{entry['count']} x {escape(entry['reason'])}, for example: {escape(entry['example'])}</li>"
-        for entry in document["rejected"]
-    )
-    dropped = f"<details><summary>what was rejected, and why</summary><ul>{rejected}</ul></details>" if rejected else ""
-    return f"<section><h2>Candidates</h2>{table}{dropped}</section>"
-
-
-def _row(entry: Mapping[str, Any], *, best: bool) -> str:
-    metrics = entry["metrics"]
-
-    def value(name: str, form: str) -> str:
-        return form.format(metrics[name]["value"]) if name in metrics else "-"
-
-    cells = (
-        f"{entry['concurrency']:.0f}",
-        units.show(metrics["ttft_s"]["value"], "s"),
-        units.show(metrics["tpot_s"]["value"], "s"),
-        value("output_tokens_per_s", "{:,.0f}"),
-        value("output_tokens_per_s_per_device", "{:,.0f}"),
-        value("usd_per_million_output_tokens", "{:.2f}"),
-        value("energy_j_per_output_token", "{:.2f}"),
-        RESOURCES.get(entry["bound"]["decode"], entry["bound"]["decode"]),
-    )
-    name = escape(f"{entry['hardware']} {entry['engine']} {entry['layout']}")
-    return f"<tr{' class=best' if best else ''}><td>{name}</td>{''.join(f'<td>{escape(cell)}</td>' for cell in cells)}</tr>"
-
-
-def _bounds(best: Mapping[str, Any]) -> str:
-    bound = best["bound"]
-    return (
-        f"Computing prompts is bound by {RESOURCES[bound['prefill']]}, decoding by {RESOURCES[bound['decode']]}. "
-        "Each block is an operation over all layers, coloured by what bounds it."
-    )
-
-
-def _memory_table(node: Mapping[str, Any]) -> str:
-    rows = "".join(
-        f"<tr><td>{escape(part['name'])}</td><td>{units.show(part['bytes'], 'bytes')}</td>"
-        f"<td>{100 * part['bytes'] / node['bytes']:.1f}%</td></tr>"
-        for part in node["parts"]
-    )
-    return f'<div class="scroll"><table><thead><tr><th>what</th><th>bytes</th><th>share</th></tr></thead><tbody>{rows}</tbody></table></div>'
-
-
-def _figure(name: str, title: str, caption: str, after: str = "") -> str:
-    return (
-        f'<section><h2>{escape(title)}</h2><p class="soft">{escape(caption)}</p><figure><div class="chart" id="{name}"></div></figure>'
-        f"{after}</section>"
-    )
-
-
-def _made(document: Mapping[str, Any]) -> str:
-    best, detail = document["best"], document.get("detail")
-    distance = ""
-    if best and detail:
-        limit, metrics = detail["limit"], best["metrics"]
-        share = metrics["output_tokens_per_s"]["value"] / limit["output_tokens_per_s"]
-        distance = (
-            f"<p>At this load the datasheet's peaks would allow {limit['output_tokens_per_s']:,.0f} tokens/s and "
-            f"{units.show(limit['tpot_s'], 's')} a token: the deployment is predicted at {100 * share:.0f}% of the "
-            "physical limit.</p>"
-        )
-    return (
-        f"<section><h2>How these numbers were made</h2>{distance}<p class='soft'>Gemmstone "
-        f"{escape(document['gemmstone_version'])}, fidelity {escape(document['fidelity'])}: operations of the model priced with "
-        "coefficients that were fitted on measured kernels, joined by formulas of continuous batching whose engine terms were "
-        "fitted on measured deployments. Bands hold 80% of cases on groups outside the fit.</p></section>"
-    )

@@ -1,0 +1,85 @@
+"""What the page's charts share: palette, axes, lines and labels of Plotly figures, which are plain dictionaries.
+
+Colours are Okabe and Ito's (https://jfly.uni-koeln.de/color/), distinct to colour-blind readers; what a colour says is
+said a second time by a symbol, a pattern or a label. Plotly reads a little HTML in texts, so texts are escaped there too.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+Figure = dict[str, Any]
+
+BLUE, ORANGE, GREEN, PURPLE, SKY, RED = "#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00"
+INK, GREY, LIGHT = "#1d2733", "#7a8794", "#e3e8ed"
+MOST_TICKS = 8
+
+
+def layout(**more: Any) -> dict[str, Any]:
+    layout: dict[str, Any] = {
+        "margin": {"l": 64, "r": 16, "t": 24, "b": 56},
+        "font": {"family": "system-ui, sans-serif", "size": 13, "color": INK},
+        "paper_bgcolor": "#ffffff",
+        "plot_bgcolor": "#ffffff",
+        "hoverlabel": {"bgcolor": "#ffffff", "align": "left"},
+        "legend": {"orientation": "h", "x": 0, "y": 1.02, "yanchor": "bottom"},
+    }
+    for name, value in more.items():
+        layout[name] = {**axis(), **value} if name in ("xaxis", "yaxis") else value
+    return layout
+
+
+def line(*, x: float | None = None, y: float | None = None, axis: str = "y") -> dict[str, Any]:
+    line: dict[str, Any] = {"type": "line", "line": {"color": RED, "dash": "dash", "width": 1.5}}
+    if x is not None:
+        return {**line, "xref": "x", "yref": "paper", "x0": x, "x1": x, "y0": 0, "y1": 1}
+    return {**line, "xref": "paper", "yref": axis, "x0": 0, "x1": 1, "y0": y, "y1": y}
+
+
+def note(
+    label: str,
+    *,
+    x: float,
+    y: float,
+    xref: str = "x",
+    yref: str = "paper",
+    anchor: str = "left",
+    shift: float = 0,
+    colour: str = "",
+) -> dict[str, Any]:
+    """A label at a point; on a logarithmic axis Plotly wants the exponent."""
+    return {
+        "xref": xref,
+        "yref": yref,
+        "x": x,
+        "y": y,
+        "text": label,
+        "showarrow": False,
+        "xanchor": anchor,
+        "yshift": shift,
+        "xshift": 4 if anchor == "left" else -4,
+        "font": {"size": 12, "color": colour or (RED if yref != "y" else GREY)},
+    }
+
+
+def axis() -> dict[str, Any]:
+    return {
+        "gridcolor": LIGHT,
+        "zeroline": False,
+        "automargin": True,
+        "linecolor": GREY,
+        "ticks": "outside",
+        "tickcolor": LIGHT,
+    }
+
+
+def log_ticks(values: list[float]) -> list[float]:
+    """Readable ticks of a logarithmic axis over positive `values`: 1, 2, 5, 10 ..., only powers of ten where that is a lot.
+
+    >>> log_ticks([17.0, 250.0])
+    [20.0, 50.0, 100.0, 200.0]
+    """
+    low, high = math.floor(math.log10(min(values))), math.ceil(math.log10(max(values)))
+    ticks = [m * 10.0**e for e in range(low, high + 1) for m in (1, 2, 5) if min(values) <= m * 10.0**e <= max(values)]
+    return ticks if len(ticks) <= MOST_TICKS else [t for t in ticks if math.log10(t).is_integer()]

@@ -1,0 +1,58 @@
+"""How metrics, devices and engines are written on the page."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+from gemmstone.core import units
+
+ENGINES = {
+    "vllm": "vLLM",
+    "sglang": "SGLang",
+    "trtllm": "TensorRT-LLM",
+    "llamacpp": "llama.cpp",
+    "transformers": "Transformers",
+}
+
+
+class Quantity(NamedTuple):
+    """How a metric is shown: its label, its dimension, and whether more of it is better."""
+
+    label: str
+    dimension: str
+    more_is_better: bool
+
+
+QUANTITIES = {
+    "output_tokens_per_s": Quantity("throughput, output tokens/s", "count", True),
+    "ttft_s": Quantity("time to first token (TTFT)", "s", False),
+    "tpot_s": Quantity("time per output token (TPOT)", "s", False),
+    "e2e_s": Quantity("latency of a request", "s", False),
+    "usd_per_million_output_tokens": Quantity("USD per million output tokens", "count", False),
+    "energy_j_per_output_token": Quantity("energy per output token", "j", False),
+    "gco2_per_million_output_tokens": Quantity("CO2, g per million output tokens", "count", False),
+    "power_w_per_device": Quantity("power per device", "w", False),
+    "requests_per_s": Quantity("requests/s", "count", True),
+}
+
+
+def hardware(name: str) -> str:
+    """`8xh100-sxm` as `8 x h100-sxm`."""
+    count, cross, device = name.partition("x")
+    return f"{count} x {device}" if cross and count.isdigit() and device else name
+
+
+def engine(name: str) -> str:
+    return ENGINES.get(name, name)
+
+
+def shown(metrics: Mapping[str, Any], name: str) -> str:
+    return number(name, metrics[name]["value"])
+
+
+def number(name: str, value: float) -> str:
+    quantity = QUANTITIES[name]
+    if name.startswith("usd_") and value >= 0.1:
+        return f"{value:,.2f}"
+    return units.show(value, quantity.dimension)
