@@ -180,14 +180,13 @@ def made(document: Document) -> Html:
             ]
         headers = ("step", "source", "what that means", "of the time", "error of the step")
         pieces.append(table(headers, rows, words=(0, 1, 2), label="where the numbers come from"))
-    pieces.append(
-        element(
-            "p",
-            "The error of a step is one standard deviation of its kernels; the 80% bands of the metrics add that of the engine. "
-            "Numbers from less trusted sources have wider bands. The physical limit assumes the datasheet's peaks, perfect overlap inside "
-            "an operation and an engine that costs nothing.",
+        pieces.append(
+            element(
+                "p",
+                "The error of a step is one standard deviation of its kernels; the 80% bands of the metrics add that of the "
+                "engine. The physical limit is the same arithmetic at the datasheet's peaks, with an engine that costs nothing.",
+            )
         )
-    )
     pieces.append(
         element(
             "p", f"Gemmstone {document['gemmstone_version']}. The same question gives the same page.", class_="soft"

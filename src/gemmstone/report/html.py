@@ -40,8 +40,8 @@ def _nothing(_: Mapping[str, Any]) -> Html:
 # In the order of the page; a section without chart and body is left out.
 SECTIONS = (
     Section("answer", "", "", "", sections.headline),
-    Section("launch", "Start it", "One command a node, ready for a shell.", "", sections.launch),
-    Section("candidates", "Candidates", "Best first, each at the load that suits the objective and keeps the targets; bands of 80% below.", "", sections.candidates),
+    Section("launch", "Start it", "Ready for a shell; comments say what has to be there first.", "", sections.launch),
+    Section("candidates", "Candidates", "Best first, each at the load that suits the objective best within the targets; below a number, the band of 80%.", "", sections.candidates),
     Section("pareto", "Throughput against speed", "Deployments and loads that no other beats in both directions: further up is cheaper, further right is faster for "
             "each user. Filled points meet all targets. Hover or tap for what a point is.", "pareto", _nothing),
     Section("breakdown", "Where the time goes", "One engine step with prompts in it and one that only decodes, all layers together. Colour says what bounds an operation; "
