@@ -163,6 +163,16 @@ def test_points_that_miss_a_target_are_drawn_hollow() -> None:
     assert len({trace["marker"]["color"] for trace in traces}) == len(places)
 
 
+def test_what_was_not_measured_on_the_device_is_hatched(feasible: dict[str, Any]) -> None:
+    borrowed = plan(hardware=("8xmi300x",))
+    for document in (feasible, borrowed):
+        tree = document["detail"]["tree"]
+        unmeasured = [t for step in tree["parts"] for t in terms.of(step) if t.source not in ("measured", "fitted")]
+        bars = Seen(page(document)).figures["breakdown"]["data"]
+        assert sum("pattern" in trace["marker"] for trace in bars) == len(unmeasured)
+    assert unmeasured, "the second device has kernels that were never measured"
+
+
 def test_what_comes_from_outside_is_text(feasible: dict[str, Any]) -> None:
     changed = json.loads(json.dumps(feasible))
     changed["model"] = changed["gemmstone_version"] = changed["fidelity"] = EVIL

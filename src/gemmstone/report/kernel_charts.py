@@ -75,10 +75,12 @@ def breakdown(tree: Mapping[str, Any]) -> Figure:
 def _shade(term: terms.Term) -> dict[str, Any]:
     marker: dict[str, Any] = {"color": BOUND_COLOURS[term.bound], "line": {"color": "white", "width": 1}}
     if term.source in SOURCE_PATTERNS:
+        lines = {"fgcolor": "#ffffff", "fgopacity": 0.6, "solidity": 0.15, "size": 12}  # thin: the name stays readable
         marker["pattern"] = {
             "shape": SOURCE_PATTERNS[term.source],
-            "fillmode": "replace",
-            "fgcolor": BOUND_COLOURS[term.bound],
+            "fillmode": "overlay",
+            "bgcolor": marker["color"],
+            **lines,
         }
     return marker
 

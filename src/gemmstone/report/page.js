@@ -20,6 +20,7 @@
     if (touch) layout.dragmode = false; // a finger scrolls the page
     if (narrow) {
       layout.font.size = 11;
+      for (const note of layout.annotations ?? []) note.font.size = 9;
       layout.margin = { ...layout.margin, l: 48, r: 8 };
       if (layout.meta?.legend_in_table) layout.showlegend = false;
     }
