@@ -83,7 +83,7 @@ def predict(scenario: Scenario, money: Money | None = None) -> dict[str, Any]:
         "deployment": documents.deployment(made),
         "workload": asdict(scenario.workload),
         "fidelity": scenario.fidelity,
-        "metrics": documents.metrics(found),
+        "metrics": documents.metrics(found, bound=at_limit),
         "limit": documents.bound_metrics(at_limit),
         "bound": documents.bound(found),
         "tree": documents.tree(found),

@@ -150,3 +150,25 @@ def test_static_batch_larger_than_the_cache_goes_in_rounds() -> None:
     assert three.running == pytest.approx([10])
     assert three.e2e_s == pytest.approx(3 * one.e2e_s)
     assert three.requests_per_s == pytest.approx(one.requests_per_s)
+
+
+def test_replicas_without_a_request_are_idle_and_the_others_execute_whole_ones() -> None:
+    # A quarter of a request a replica is one request in one of four: as fast as alone, a quarter of the time.
+    work = Workload(input_tokens=100, output_tokens=100)
+    whole, quarter = loop(Clock(per_prompt_token_s=1e-3), work, 1), loop(Clock(per_prompt_token_s=1e-3), work, 0.25)
+    assert quarter.ttft_s == pytest.approx(whole.ttft_s)
+    assert quarter.requests_per_s == pytest.approx(whole.requests_per_s / 4)
+    batch = [static_batch(Clock(), ENDLESS, work, np.array([n])) for n in (1.0, 0.25)]  # type: ignore[arg-type]
+    assert batch[1].e2e_s == pytest.approx(batch[0].e2e_s)
+    assert batch[1].requests_per_s == pytest.approx(batch[0].requests_per_s / 4)
+
+
+def test_a_lone_prompt_slows_a_whole_pipeline() -> None:
+    # Four stages, 4 requests of 1000 tokens: prompts are rare, nearly all of their 100 ms is lost. With 4000 requests of
+    # one token each every micro-batch carries prompts, and the stages share the work.
+    pipeline = Deployment(engine="generic", max_num_batched_tokens=1000, pipeline_parallel=4)
+    clock = Clock(per_prompt_token_s=1e-3, deployment=pipeline)
+    rare = loop(clock, Workload(input_tokens=100, output_tokens=1000), 4)
+    assert rare.e2e_s == pytest.approx([999 * 0.010 + 4 * 0.1], rel=0.01)
+    full = loop(clock, Workload(input_tokens=100, output_tokens=1), 4000)
+    assert full.requests_per_s == pytest.approx([4 / 0.1], rel=0.2)

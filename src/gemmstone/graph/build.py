@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from typing import NamedTuple
 
@@ -18,6 +19,15 @@ class OpGroup(NamedTuple):
     name: str
     repeats: float
     ops: tuple[Op, ...]
+
+
+def fullest_stage(layers: int, stages: int) -> float:
+    """The share of a model's layers that the fullest of its pipeline stages holds.
+
+    >>> fullest_stage(80, 4), round(fullest_stage(61, 2), 3)
+    (0.25, 0.508)
+    """
+    return math.ceil(layers / stages) / layers
 
 
 def build(model: Model, deployment: Deployment, step: Step) -> tuple[OpGroup, ...]:

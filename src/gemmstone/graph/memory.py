@@ -16,7 +16,7 @@ from gemmstone.core.errors import NoAnswer
 from gemmstone.core.hardware import Device
 from gemmstone.core.model import Attention, DenseMLP, Experts, LatentAttention, Model
 from gemmstone.graph.blocks import ACTIVATION_BYTES, shard
-from gemmstone.graph.build import build
+from gemmstone.graph.build import build, fullest_stage
 
 # Fixed costs of a process on an accelerator, bytes. The sum with typical activations is the 2.5 GB that the KV capacity of
 # measured deployments asks for (see docs/physics/memory.md).
@@ -66,7 +66,7 @@ def kv_bytes_per_token(model: Model, deployment: Deployment) -> float:
         else:
             values = 1.0 * (mixer.kv_lora_rank + mixer.qk_rope_head_dim)
         total += layer.count * values * element
-    return total / deployment.pipeline_parallel
+    return total * fullest_stage(model.num_layers, deployment.pipeline_parallel)
 
 
 def memory(model: Model, device: Device, deployment: Deployment) -> Memory:
@@ -109,13 +109,14 @@ def does_not_fit(model: Model, device: Device, found: Memory) -> NoAnswer:
 
 def _weights(model: Model, deployment: Deployment) -> MemoryNode:
     stages = deployment.pipeline_parallel
+    held = fullest_stage(model.num_layers, stages)
     nodes: list[MemoryNode] = []
     ends: list[MemoryNode] = []
     for group in build(model, deployment, Step()):
         parts = tuple(
             MemoryNode(
                 name=op.name,
-                bytes=float(op.weight_bytes) * group.repeats / (1 if group.name in ENDS else stages),
+                bytes=float(op.weight_bytes) * group.repeats * (1.0 if group.name in ENDS else held),
             )
             for op in group.ops
             if float(op.weight_bytes) > 0

@@ -18,7 +18,7 @@ from gemmstone.core.calibration import EngineFit
 from gemmstone.core.deployment import Array, Deployment, Step
 from gemmstone.core.estimate import Estimate, overlap, repeat, serial
 from gemmstone.core.model import Model
-from gemmstone.graph.build import OpGroup, build
+from gemmstone.graph.build import OpGroup, build, fullest_stage
 from gemmstone.predict.pricing import Pricing
 
 HOST_ERROR = 0.4  # host coefficients vary by this between folds of the fit
@@ -39,7 +39,9 @@ class StepTimer:
         device = serial("device", [self._group(group) for group in groups])
         if self.pricing.fidelity == "limit":
             return serial("step", [device])
-        execution = [device]
+        execution = [
+            serial("pace", [device, self._uneven(device)]) if self.deployment.pipeline_parallel > 1 else device
+        ]
         if self.host.launch_s and not self.deployment.cuda_graphs:
             calls = sum(op.count * group.repeats for group in groups for op in group.ops)
             execution.append(self._host("launches", np.full_like(device.time_s, calls * self.host.launch_s)))
@@ -61,6 +63,18 @@ class StepTimer:
         leaves = [self.pricing.price(op) for op in group.ops]
         name = group.name if group.repeats == 1 else f"{group.name} x {group.repeats:g}"
         return serial(name, [repeat(leaf, group.repeats) for leaf in leaves])
+
+    def _uneven(self, device: Estimate) -> Estimate:
+        """What a micro-batch loses where stages hold unequal numbers of layers: the pipeline goes at the slowest's pace."""
+        stages, layers = self.deployment.pipeline_parallel, self.model.num_layers
+        lost_s = device.time_s * (fullest_stage(layers, stages) * stages - 1.0)
+        return Estimate(
+            name="uneven stages",
+            time_s=lost_s,
+            energy_j=np.zeros_like(lost_s),
+            family="stages",
+            limits={"compute": lost_s},
+        )
 
     def _host(self, name: str, seconds: Array) -> Estimate:
         return Estimate(

@@ -9,6 +9,9 @@ from gemmstone.core.estimate import Estimate
 from gemmstone.simulate.metrics import Answer, Metric
 from gemmstone.simulate.system import System
 
+# Metrics that the physical limit bounds from below, and from above.
+SLOWER_THAN = ("ttft_s", "tpot_s", "e2e_s")
+FASTER_THAN = ("output_tokens_per_s", "total_tokens_per_s", "requests_per_s", "output_tokens_per_s_per_user")
 POWER_WARNING = "power, energy and carbon come from an assumed linear model of utilisation, not from a fit"
 
 
@@ -40,9 +43,16 @@ def warnings(found: Answer, load: int = 0) -> list[str]:
     return notes
 
 
-def metrics(found: Answer, load: int = 0) -> dict[str, dict[str, float]]:
-    """All metrics at one load as value, low and high."""
-    return {name: _numbers(metric, load) for name, metric in found.metrics.items()}
+def metrics(found: Answer, load: int = 0, bound: Answer | None = None) -> dict[str, dict[str, float]]:
+    """All metrics at one load as value, low and high; no band reaches beyond the physical `bound` where that is given."""
+    numbers = {name: _numbers(metric, load) for name, metric in found.metrics.items()}
+    for name in (*SLOWER_THAN, *FASTER_THAN) if bound is not None else ():
+        limit = float(bound.metrics[name].value[0]) if bound is not None else 0.0
+        if name in SLOWER_THAN:
+            numbers[name]["low"] = min(numbers[name]["value"], max(numbers[name]["low"], limit))
+        else:
+            numbers[name]["high"] = max(numbers[name]["value"], min(numbers[name]["high"], limit))
+    return numbers
 
 
 def bound_metrics(found: Answer, load: int = 0) -> dict[str, dict[str, float]]:

@@ -14,12 +14,14 @@ from gemmstone.core.deployment import Array, Workload
 from gemmstone.core.errors import NoAnswer
 from gemmstone.graph.parameters import count
 from gemmstone.predict.economics import JOULES_PER_KWH, SECONDS_PER_HOUR, Economics, power_w
+from gemmstone.simulate.open_loop import open_loop
 from gemmstone.simulate.steady import Lengths, Steady, closed_loop, lengths, slots, static_batch
 from gemmstone.simulate.system import System
 
 Z80 = 1.2816  # half width of the central 80% of a normal distribution, in standard deviations
-OFFLINE_MAX_SEQS = 2048.0  # requests in flight beyond which no engine gains throughput (FINDINGS section 3)
+OFFLINE_MAX_SEQS = 2048.0  # requests in flight beyond which no engine gains throughput (docs/physics/serving.md)
 RATE_GRID = 24
+POWER_ERROR = 0.25  # standard deviation of the log that the assumed power model is given; a judgement
 # Every metric there is, in the order of the contract. Some are missing where a price or a power is not known.
 METRICS = (
     "ttft_s",
@@ -90,7 +92,7 @@ def solve(system: System, workload: Workload, loads: Array) -> Steady:
     if workload.mode == "offline":
         return _closed(system, workload, np.array([min(slots(run, capacity, size), OFFLINE_MAX_SEQS)]))
     if workload.mode == "rate":
-        return _open_loop(system, workload, loads / ranks, size)
+        return _open_loop(system, workload, loads / run.data_parallel, size)
     return _closed(system, workload, loads / ranks)
 
 
@@ -107,23 +109,33 @@ def _closed(system: System, workload: Workload, per_rank: Array) -> Steady:
 
 
 def _open_loop(system: System, workload: Workload, rates: Array, size: Lengths) -> Steady:
-    """Poisson arrivals: the number in flight at which the closed loop delivers the rate, plus the wait for a slot.
-
-    Little's law joins rate and number in flight. Raises NoAnswer above the largest rate the closed loop delivers.
-    """
-    most = max(1.0, min(slots(system.deployment, system.memory.kv_capacity_tokens, size), OFFLINE_MAX_SEQS))
-    grid = np.geomspace(1e-3, most, RATE_GRID)
-    sweep = _closed(system, workload, grid)
-    delivered = np.maximum.accumulate(sweep.requests_per_s / system.deployment.attention_dp)
-    if float(np.max(rates)) >= float(delivered[-1]):
-        ranks = system.deployment.data_parallel * system.deployment.attention_dp
+    """Poisson arrivals at `rates` requests/s per replica; see simulate.open_loop. Raises NoAnswer beyond saturation."""
+    ranks = float(system.deployment.attention_dp)
+    most = min(slots(system.deployment, system.memory.kv_capacity_tokens, size), OFFLINE_MAX_SEQS) * ranks
+    levels = np.asarray(np.unique(np.round(np.geomspace(1.0, max(1.0, np.floor(most)), RATE_GRID))), dtype=float)
+    sweep = _closed(system, workload, levels / ranks)
+    saturated = float(np.max(sweep.requests_per_s))
+    if float(np.max(rates)) >= saturated:
+        replicas = system.deployment.data_parallel
         raise NoAnswer(
-            f"{float(np.max(rates)) * ranks:.4g} requests/s cannot be sustained: this deployment saturates near "
-            f"{float(delivered[-1]) * ranks:.4g} requests/s; lower the rate or add replicas"
+            f"{float(np.max(rates)) * replicas:.4g} requests/s cannot be sustained: this deployment saturates near "
+            f"{saturated * replicas:.4g} requests/s; lower the rate or add replicas"
         )
-    in_flight = np.exp(np.interp(np.log(rates), np.log(delivered), np.log(grid)))
-    # What comes in goes out: the rate itself, without the error of the interpolation.
-    return replace(_closed(system, workload, in_flight), requests_per_s=rates * float(system.deployment.attention_dp))
+    found = [
+        open_loop(float(rate), levels, sweep.requests_per_s, sweep.ttft_s, sweep.tpot_s, max(size.output - 1.0, 0.0))
+        for rate in rates
+    ]
+    present = np.array([queue.in_service for queue in found])
+    at_load = _closed(system, workload, np.maximum(present, 1.0) / ranks)
+    return replace(
+        at_load,
+        running=np.maximum(present, 1.0) / ranks,
+        waiting=np.array([queue.waiting for queue in found]) / ranks,
+        ttft_s=np.array([queue.ttft_s for queue in found]),
+        tpot_s=np.array([queue.tpot_s for queue in found]),
+        e2e_s=np.array([queue.e2e_s for queue in found]),
+        requests_per_s=np.asarray(rates, dtype=float),
+    )
 
 
 def _metrics(system: System, steady: Steady, workload: Workload, economics: Economics) -> dict[str, Metric]:
@@ -165,22 +177,36 @@ def _metrics(system: System, steady: Steady, workload: Workload, economics: Econ
     if economics.usd_per_device_hour is not None:
         usd = economics.usd_per_device_hour * devices / SECONDS_PER_HOUR / output * 1e6
         values["usd_per_million_output_tokens"] = (usd, errors["tpot"])
-    active = count(system.model).active
-    peak = system.pricing.peak_flop_per_s(run.activations)
-    computed = requests * (size.new + size.output)  # tokens found in the prefix cache cost no FLOP
-    values["mfu_frac"] = (2.0 * active * computed / (devices * peak), errors["tpot"])
+    values["mfu_frac"] = (_model_flop(system, size) * requests / (devices * _peak(system)), errors["tpot"])
     # A device runs the micro-batches of all stages in one decode time, each a stage's share of the bytes.
     decode_bytes = np.split(np.asarray(steady.tree.bytes, dtype=float), 3)[0]
     values["mbu_frac"] = (decode_bytes / steady.decode_s / device.memory_bandwidth_bytes_per_s, errors["tpot"])
-    return {name: _metric(np.asarray(value, dtype=float), error) for name, (value, error) in values.items()}
+    most = {"mfu_frac": 1.0, "mbu_frac": 1.0, "power_w_per_device": device.tdp_w or np.inf}
+    if workload.mode == "concurrency":
+        most["achieved_concurrency"] = workload.load if steady.loads == 1 else np.inf
+    return {
+        name: _metric(np.asarray(value, dtype=float), error, most.get(name, np.inf))
+        for name, (value, error) in values.items()
+    }
 
 
-POWER_ERROR = 0.25  # of the assumed power model
+def _model_flop(system: System, size: Lengths) -> float:
+    """FLOP that the weights of a model ask for in one request: every token that is computed goes through the layers, the
+    last one is not fed back, and only generated tokens need the head. Embedding is a gather; cached tokens cost nothing."""
+    counts = count(system.model)
+    tables = 1 if system.model.tied_embeddings else 2
+    body = counts.active - tables * counts.embedding
+    return 2.0 * (body * (size.new + size.output - 1.0) + counts.embedding * size.output)
 
 
-def _metric(value: Array, error: float) -> Metric:
+def _peak(system: System) -> float:
+    return system.pricing.peak_flop_per_s(system.deployment.activations)
+
+
+def _metric(value: Array, error: float, most: float) -> Metric:
     spread = float(np.exp(Z80 * error))
-    return Metric(value=value, low=value / spread, high=value * spread)
+    high = np.maximum(value, np.minimum(value * spread, most))  # no band reaches beyond what can be
+    return Metric(value=value, low=value / spread, high=high)
 
 
 def _memory_bytes(system: System, steady: Steady, size: Lengths) -> Array:

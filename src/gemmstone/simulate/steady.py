@@ -26,7 +26,7 @@ from gemmstone.core.deployment import Array, Deployment, Step, Workload
 from gemmstone.core.estimate import Estimate
 
 RESIDENT_OUTPUT_FRAC = (
-    0.6  # of its output a request holds in the cache on average when room is scarce (FINDINGS: trap 9)
+    0.6  # of its output a request holds in the cache on average when room is scarce (docs/physics/memory.md)
 )
 MOST_WAVES = 64.0  # later waves are as good as steady
 
@@ -115,20 +115,23 @@ def closed_loop(
 ) -> Steady:
     """`in_flight` requests per attention-DP rank [loads], each slot refilled at once.
 
-    Without `waiting` a request starts at once: the bound that no scheduling can beat.
+    A replica executes whole requests: less than one in flight is one for part of the time. Without `waiting` a request
+    starts at once: the bound that no scheduling can beat.
     """
     size = lengths(workload, timer.deployment.prefix_hit_frac)
     room = slots(timer.deployment, kv_capacity_tokens, size)
-    in_flight = np.asarray(in_flight, dtype=float)
+    one = 1.0 / timer.deployment.attention_dp
+    asked = np.asarray(in_flight, dtype=float)
+    in_flight, busy = np.maximum(asked, one), np.minimum(asked / one, 1.0)
     running = np.minimum(in_flight, max(room, 1e-9))
     points = _points(timer, size, running, prefill_first)
 
     stages = timer.deployment.pipeline_parallel
-    extra_s = _extra(points, prefill_first) / stages  # what a stage is busy with it; the stages work side by side
+    extra_s = _extra(points, prefill_first) * _stage_share(points, size, stages)
     others = np.maximum(running - 1.0, 0.0)
     later = max(size.output - 1.0, 0.0)  # the first token comes out of the prompt's own step
     # The step of a prompt carries others' prompts too when answers are short; those are counted as others.
-    own_s = points.chunks * points.mixed_s - (points.prompts_per_step - 1.0) * extra_s * stages
+    own_s = points.chunks * points.mixed_s - (points.prompts_per_step - 1.0) * _extra(points, prefill_first)
     queue_s, tpot_s = _shared(points, extra_s, others, later, _forgotten(workload), prefill_first)
     capacity = running / (later * points.decode_s + np.maximum(running, 1.0) * extra_s)
     start_s = 0.5 * points.decode_s + queue_s + own_s
@@ -143,11 +146,11 @@ def closed_loop(
     front_s = host.request_s + host.neighbour_s * np.maximum(in_flight - 1.0, 0.0)
     step_s = np.minimum(tpot_s, np.maximum(points.mixed_s, points.decode_s))
     ttft_s = start_s + slot_wait_s + front_s + host.first_token_steps * step_s * min(1.0, later)
-    e2e_s = ttft_s + later * tpot_s
-    requests_per_s = np.minimum(in_flight / e2e_s, capacity)
+    e2e_s = np.maximum(ttft_s + later * tpot_s, in_flight / capacity)  # Little's law again
+    requests_per_s = in_flight / e2e_s * busy
     return Steady(
         running=running,
-        waiting=in_flight - running,
+        waiting=np.maximum(asked - running, 0.0),
         ttft_s=ttft_s,
         tpot_s=tpot_s,
         e2e_s=e2e_s,
@@ -163,7 +166,8 @@ def closed_loop(
 def static_batch(timer: Timer, kv_capacity_tokens: float, workload: Workload, batch: Array) -> Steady:
     """One batch per attention-DP rank [loads]: all prompts, then all tokens, in rounds when the cache is too small."""
     size = lengths(workload, timer.deployment.prefix_hit_frac)
-    batch = np.asarray(batch, dtype=float)
+    asked = np.asarray(batch, dtype=float)
+    batch = np.maximum(asked, 1.0 / timer.deployment.attention_dp)  # replicas without a request are idle
     room = max(slots(timer.deployment, kv_capacity_tokens, size), 1.0)
     rounds = np.maximum(1.0, batch / room)
     running = batch / rounds
@@ -174,11 +178,11 @@ def static_batch(timer: Timer, kv_capacity_tokens: float, workload: Workload, ba
     total_s = rounds * (prompts_s + generate_s) + timer.host.request_s
     return Steady(
         running=running,
-        waiting=batch - running,
+        waiting=np.maximum(asked - running, 0.0),
         ttft_s=ttft_s,
         tpot_s=points.decode_s,
         e2e_s=total_s,
-        requests_per_s=batch / total_s * timer.deployment.attention_dp,
+        requests_per_s=asked / total_s * timer.deployment.attention_dp,
         decode_s=points.decode_s,
         mixed_s=points.mixed_s,
         prefill_share=prompts_s / (prompts_s + generate_s),
@@ -237,6 +241,21 @@ def _forgotten(workload: Workload) -> float:
     waves = np.arange(1.0, np.clip(workload.requests_per_slot, 2.0, MOST_WAVES))
     relative = workload.length_spread / (1.0 - workload.length_spread / 2.0)
     return float(np.minimum(1.0, relative**2 * waves).mean())
+
+
+def _stage_share(points: Points, size: Lengths, stages: int) -> Array:
+    """What part of a prompt's extra time the pipeline as a whole loses, between 1 / stages and 1.
+
+    Each stage is busy with 1 / stages of it. But micro-batches cannot overtake: a lone prompt among decode steps slows
+    all that follow it through every stage, and the whole of its extra time is lost. Where every micro-batch carries
+    prompts the slow ones follow each other and nothing is lost; in between the chance that the next one carries one too
+    counts.
+    """
+    if stages == 1:
+        return np.ones_like(points.running)
+    steps = points.running / stages * points.chunks / (size.output * points.prompts_per_step)
+    also = np.clip(steps, 0.0, 1.0)
+    return np.asarray(1.0 - also * (1.0 - 1.0 / stages), dtype=float)
 
 
 def _shared(
