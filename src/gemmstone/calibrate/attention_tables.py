@@ -59,9 +59,14 @@ DECODE = {
     "t0": Coefficient(1e-5, 1e-6, 5e-5),
     "p": Coefficient(2.0, 1.0, 8.0),
 }
-# One head size, so no cd; a kernel that first widens the whole cache reaches a small part of the bandwidth.
+# One head size, so no cd; a kernel that first widens the whole cache reaches a small part of the bandwidth, and one that does
+# not share a sequence among blocks no more than a unit's part of it (es 0.003 to 0.008 on A100 and RTX PRO 6000).
 LATENT_DECODE = {name: value for name, value in DECODE.items() if name != "cd"}
 LATENT_DECODE["eb"] = Coefficient(0.7, 0.02, 1.0)
+LATENT_DECODE["es"] = Coefficient(0.5, 3e-4, 5.0)
+LATENT_DECODE["cu"] = Coefficient(1e-6, 1e-8, 3e-4)
+# A kernel without matrix units or with other tiles may need tens of times the arithmetic of a plain product.
+LATENT_PREFILL = {**PREFILL, "ec": Coefficient(0.8, 0.02, 1.0), "t0": Coefficient(1e-5, 1e-7, 5e-5)}
 
 
 def read_prefill(directory: Path, devices: Iterable[str] | None = None) -> list[Sample]:
@@ -161,7 +166,7 @@ FAMILIES = {
         family="attention_decode", form=attention_decode, read=read_decode, coefficients=DECODE
     ),
     "latent_prefill": FitSpec(
-        family="latent_prefill", form=latent_prefill, read=read_latent_prefill, coefficients=PREFILL
+        family="latent_prefill", form=latent_prefill, read=read_latent_prefill, coefficients=LATENT_PREFILL
     ),
     "latent_decode": FitSpec(
         family="latent_decode", form=latent_decode, read=read_latent_decode, coefficients=LATENT_DECODE

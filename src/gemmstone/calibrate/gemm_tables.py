@@ -17,9 +17,13 @@ from gemmstone.predict.kernels.gemm import gemm
 # A quick call takes a few microseconds in every table measured with CUDA graphs (1.7 to 18 us over all devices, engines
 # and formats); one whose quickest call takes longer than this was bound by the host that launches it.
 EAGER_FLOOR_S = 30e-6
+# A product with narrow weights starts at 8.2 us where it unpacks them as it goes (A100). One that starts later (SGLang's int8 on
+# H100 at 18.4 us, seven times its bf16) unpacks them in passes of its own or waits for the host, and no engine serves with it.
+WEIGHT_ONLY_FLOOR_S = 15e-6
 MIN_SHAPES = 8  # different (n, k) that a fit needs
 MIN_STATIC_SHARE = 0.3  # a difference smaller than this share of the whole is noise
 MIN_SCALE_SHARE = 0.1  # a pass that takes less of the whole than this is not worth a fit of its own
+WEIGHT_ONLY = ("w4a16", "w8a16")
 HEAD_DIM, LATENT_DIM = 128, 512  # of the MLA models that the batched products were measured for
 
 COEFFICIENTS = {
@@ -74,6 +78,8 @@ def read_gemm(directory: Path, devices: Iterable[str] | None = None) -> list[Sam
                 groups=group_ids(n, k),
                 inputs=table.inputs,
             )
+            if variant in WEIGHT_ONLY and float(sample.seconds.min()) > WEIGHT_ONLY_FLOOR_S:
+                continue
             samples.append(_marked(sample))
             known = passes.get((table.device, table.backend))
             if dtype == "fp8" and known is not None:

@@ -11,8 +11,12 @@ from gemmstone.core.model import Experts, Model
 from gemmstone.predict.deploy import Choice
 
 MOST_STAGES = 16
-# Formats tried when the user names none: the checkpoint's own, and these where device and engine compute in them.
+NARROWER = 0.95  # bytes per element against the checkpoint's, from which a format counts as narrower
+# Formats tried when the user names none: the checkpoint's own, and these where the engine runs them on the device. What
+# the device does not compute in is worth it only where nothing is lost but time.
 NARROWER_WEIGHTS = ("fp8", "nvfp4")
+WEIGHT_ONLY = ("fp8",)
+LAST_RESORT_WEIGHTS = ("int4", "q4_k_m")  # where nothing wider fits
 NARROWER_CACHES = ("fp8",)
 
 
@@ -39,36 +43,55 @@ def choices(
 
 
 def splits(model: Model, cluster: Cluster) -> Iterator[tuple[int, int, int, int, int]]:
-    """(tp, pp, dp, ep, attention_dp) that use all devices; tensor and attention groups stay within a node's reach."""
-    devices = cluster.num_devices
-    experts = _experts(model)
+    """(tp, pp, dp, ep, attention_dp) that use all devices.
+
+    Tensor groups stay within a node's reach. A stage leaves it only to spread experts one part a device over as many
+    whole nodes, with attention in data-parallel groups: that is what scale-out links are fast enough for.
+    """
+    devices, experts = cluster.num_devices, _experts(model)
     for stage in _divisors(devices):
-        if stage > cluster.devices_per_node:
-            continue
-        for adp in _divisors(stage) if experts else [1]:
+        for tp, ep in _within(stage, cluster, experts):
             for pp in _divisors(devices // stage):
-                if pp > min(MOST_STAGES, model.num_layers):
-                    continue
-                dp = devices // (stage * pp)
-                for ep in sorted({1, stage} if experts and experts % stage == 0 else {1}):
-                    yield stage // adp, pp, dp, ep, adp
+                if pp <= min(MOST_STAGES, model.num_layers):
+                    yield tp, pp, devices // (stage * pp), ep, stage // tp
+
+
+def _within(stage: int, cluster: Cluster, experts: int) -> Iterator[tuple[int, int]]:
+    """(tp, ep) of a stage of so many devices."""
+    spread = experts > 0 and experts % stage == 0
+    node = cluster.devices_per_node
+    if stage > node:
+        if spread and stage % node == 0 and cluster.device.scale_out:
+            yield from ((tp, stage) for tp in _divisors(node))
+        return
+    for adp in _divisors(stage) if experts else [1]:
+        yield from ((stage // adp, ep) for ep in sorted({1, stage} if spread else {1}))
+
+
+def last_resort(model: Model, cluster: Cluster, engine: Engine) -> tuple[str, ...]:
+    """Weight formats for a model that does not fit otherwise; empty when its checkpoint is as narrow already."""
+    return narrower(model, cluster, engine, LAST_RESORT_WEIGHTS)[:1]
+
+
+def narrower(model: Model, cluster: Cluster, engine: Engine, formats: Sequence[str]) -> tuple[str, ...]:
+    """Those of some weight formats that the engine runs on the device and that are narrower than the checkpoint."""
+    stored = model.quantization.weights if model.quantization else model.dtype
+    return tuple(
+        name
+        for name in formats
+        if engine.accepts_weights(name, cluster.device.architecture)
+        and dtypes.size(name) < NARROWER * dtypes.size(stored)
+    )
 
 
 def _formats(
     model: Model, cluster: Cluster, engine: Engine, weights: Sequence[str], kv_caches: Sequence[str]
 ) -> Iterator[tuple[str | None, str | None]]:
     device = cluster.device
-    stored = model.quantization.weights if model.quantization else model.dtype
     tried: list[str | None] = list(weights)
     if not tried:
-        narrower = [
-            name
-            for name in NARROWER_WEIGHTS
-            if name in device.peak_flop_per_s
-            and engine.accepts_weights(name, device.architecture)
-            and dtypes.size(name) < 0.95 * dtypes.size(stored)
-        ]
-        tried = [None, *narrower]
+        computed = [name for name in NARROWER_WEIGHTS if name in device.peak_flop_per_s or name in WEIGHT_ONLY]
+        tried = [None, *narrower(model, cluster, engine, computed)]
     caches: list[str | None] = list(kv_caches)
     if not caches:
         caches = [None, *(name for name in NARROWER_CACHES if engine.accepts_kv_cache(name, device.architecture))]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
@@ -15,18 +15,19 @@ from gemmstone.core.deployment import Array, Deployment, Workload
 from gemmstone.core.errors import BadRequest, NoAnswer
 from gemmstone.core.hardware import Cluster, Device
 from gemmstone.core.model import Model
-from gemmstone.plan.layouts import choices
+from gemmstone.plan import loads
+from gemmstone.plan.layouts import choices, last_resort
 from gemmstone.predict.deploy import Choice, resolve
 from gemmstone.predict.deploy import check as check_choice
 from gemmstone.predict.economics import Economics
 from gemmstone.simulate.metrics import Answer, answer
 from gemmstone.simulate.scenario import MAX_LOAD, Hardware, Style, load_cluster, load_model, pricing
-from gemmstone.simulate.steady import lengths, slots
 from gemmstone.simulate.system import System, assemble
 
-LOAD_POINTS = 24
-MOST_IN_FLIGHT = 2048.0  # per attention-DP rank
 MOST_CANDIDATES = 20_000
+MOST_REFINEMENTS = 6
+TIE = 0.005  # relative difference of the objective below which the simpler deployment wins
+SLACK = 0.01  # by which an objective between two loads may exceed what it is at the better one
 # objective -> (metric, whether more is better)
 OBJECTIVES: dict[str, tuple[str, bool]] = {
     "throughput": ("output_tokens_per_s", True),
@@ -35,8 +36,16 @@ OBJECTIVES: dict[str, tuple[str, bool]] = {
     "latency": ("e2e_s", False),
     "carbon": ("gco2_per_million_output_tokens", False),
 }
+# What an objective needs that a device's sources may not give: the reason of a rejection, and the way out.
+UNKNOWN = {"cost": "price not known", "energy": "power not known", "carbon": "power not known"}
+REMEDIES = {
+    "cost": "give --price",
+    "energy": "give --set power.tdp=...",
+    "carbon": "give --set power.tdp=...",
+}
 # SLO key -> metric it bounds; inter-token latency and time per output token have the same mean
 TARGETS = {"ttft": "ttft_s", "tpot": "tpot_s", "itl": "tpot_s", "e2e": "e2e_s"}
+AT_ANY_LOAD = " over its target at any load"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -89,13 +98,23 @@ class Found:
     searched: int
 
 
-class _Rejections:
-    def __init__(self) -> None:
-        self.reasons: dict[str, tuple[int, str]] = {}
+class Refusal(NamedTuple):
+    """Why a deployment is out: a reason that many share, and this one as the example."""
 
-    def add(self, reason: str, example: str) -> None:
-        count, first = self.reasons.get(reason, (0, example))
-        self.reasons[reason] = (count + 1, first)
+    reason: str
+    example: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Setting:
+    """One hardware choice under one engine: what its deployments share."""
+
+    hardware: Hardware
+    model: Model
+    cluster: Cluster
+    engine: Engine
+    style: Style
+    economics: Economics
 
 
 def check(question: Question) -> None:
@@ -119,47 +138,66 @@ def check(question: Question) -> None:
 def search(question: Question, economics: Callable[[Device], Economics]) -> Found:
     """Prices all legal deployments of a question and ranks those that meet its targets."""
     check(question)
-    model = load_model(question.model)
-    rejections = _Rejections()
     priced: list[Candidate] = []
-    ranked: list[Candidate] = []
+    refused: list[Refusal] = []
     searched = 0
+    for setting in _settings(question, economics):
+        for weights in _attempts(question, setting):
+            deployments, unlawful = _deployments(question, setting, weights)
+            searched += len(deployments)
+            if searched > MOST_CANDIDATES:
+                raise BadRequest(f"more than {MOST_CANDIDATES} deployments: ask for fewer devices or formats at once")
+            outcomes = [_price(question, setting, deployment) for deployment in deployments]
+            fitting = [outcome for outcome in outcomes if isinstance(outcome, Candidate)]
+            refused += [*unlawful, *(outcome for outcome in outcomes if isinstance(outcome, Refusal))]
+            priced += fitting
+            if fitting:
+                break
+    metric, _ = OBJECTIVES[question.objective]
+    judged = [candidate for candidate in priced if metric in candidate.answer.metrics]
+    if priced and not judged:
+        raise BadRequest(
+            f"the objective {question.objective} needs what is not known for {priced[0].hardware}: "
+            f"{REMEDIES[question.objective]}, or choose another"
+        )
+    worth = _worth_refining(question, judged)
+    priced = [_refined(question, c, economics) if id(c) in worth else c for c in priced]
+    judgements = [_judged(question, candidate) for candidate in priced]
+    ranked = _ranked(question, [j for j in judgements if isinstance(j, Candidate)])
+    refused += [j for j in judgements if isinstance(j, Refusal)]
+    judged = [candidate for candidate in priced if metric in candidate.answer.metrics]
+    return Found(
+        ranked=tuple(ranked),
+        priced=tuple(priced),
+        nearest=None if ranked else _nearest(question, judged),
+        rejected=_counted(refused),
+        searched=searched,
+    )
+
+
+def _settings(question: Question, economics: Callable[[Device], Economics]) -> Iterator[_Setting]:
+    model = load_model(question.model)
     for spec in question.hardware:
         hardware = Hardware(spec, None, question.edits)
         cluster = load_cluster(hardware)
         for name in question.engines:
             engine = engine_files.find(name)
-            style = Style(engine.name, "", question.fidelity)
-            for deployment in _deployments(question, model, cluster, engine, rejections):
-                searched += 1
-                if searched > MOST_CANDIDATES:
-                    raise BadRequest(
-                        f"more than {MOST_CANDIDATES} deployments: ask for fewer devices or formats at once"
-                    )
-                candidate = _price(question, model, cluster, engine, deployment, hardware, style, economics, rejections)
-                if candidate is None:
-                    continue
-                priced.append(candidate)
-                met = _meeting(question, candidate.answer)
-                if met.any():
-                    ranked.append(_best_point(question, candidate, met))
-                else:
-                    rejections.add(_missed(question, candidate.answer), _name(candidate))
-    metric, more = OBJECTIVES[question.objective]
-    ranked.sort(
-        key=lambda c: (
-            -c.value(metric) if more else c.value(metric),
-            c.value("e2e_s"),
-            c.system.deployment.replica_devices,
-        )
-    )
-    return Found(
-        ranked=tuple(ranked),
-        priced=tuple(priced),
-        nearest=None if ranked else _nearest(question, priced),
-        rejected=rejections.reasons,
-        searched=searched,
-    )
+            yield _Setting(
+                hardware=hardware,
+                model=model,
+                cluster=cluster,
+                engine=engine,
+                style=Style(engine.name, "", question.fidelity),
+                economics=economics(cluster.device),
+            )
+
+
+def _attempts(question: Question, setting: _Setting) -> Iterator[tuple[str, ...]]:
+    """Sets of weight formats to try, the next one where nothing of the last fits. Empty: the usual ones."""
+    yield question.weights
+    narrowest = last_resort(setting.model, setting.cluster, setting.engine)
+    if not question.weights and narrowest:
+        yield narrowest
 
 
 def _common(question: Question) -> Choice:
@@ -172,115 +210,160 @@ def _common(question: Question) -> Choice:
 
 
 def _deployments(
-    question: Question, model: Model, cluster: Cluster, engine: Engine, rejections: _Rejections
-) -> list[Deployment]:
-    common = _common(question)
+    question: Question, setting: _Setting, weights: tuple[str, ...]
+) -> tuple[list[Deployment], list[Refusal]]:
+    """What may be priced, and what no engine or device can run."""
+    model, cluster, engine, device = setting.model, setting.cluster, setting.engine, setting.cluster.device
     found: dict[Deployment, None] = {}
-    for choice in choices(model, cluster, engine, question.weights, question.kv_caches, common):
+    refused = []
+    for choice in choices(model, cluster, engine, weights, question.kv_caches, _common(question)):
         try:
             deployment = resolve(model, cluster, engine, choice)
         except BadRequest as error:
-            rejections.add("impossible layout", str(error))
+            refused.append(Refusal("impossible layout", str(error)))
             continue
-        device = cluster.device
-        refused = [
-            form
-            for form, fits in (
-                (deployment.weights, engine.accepts_weights(deployment.weights, device.architecture)),
-                (deployment.kv_cache, engine.accepts_kv_cache(deployment.kv_cache, device.architecture)),
-            )
-            if not fits
-        ]
-        if refused:
-            rejections.add("format not supported", f"{engine.name} does not run {refused[0]} on {device.slug}")
+        if not engine.accepts_weights(deployment.weights, device.architecture):
+            unknown = deployment.weights
+        elif not engine.accepts_kv_cache(deployment.kv_cache, device.architecture):
+            unknown = deployment.kv_cache
+        else:
+            found[deployment] = None
             continue
-        found[deployment] = None
-    return list(found)
+        refused.append(Refusal("format not supported", f"{engine.name} does not run {unknown} on {device.slug}"))
+    return list(found), refused
 
 
-def _price(
-    question: Question,
-    model: Model,
-    cluster: Cluster,
-    engine: Engine,
-    deployment: Deployment,
-    hardware: Hardware,
-    style: Style,
-    economics: Callable[[Device], Economics],
-    rejections: _Rejections,
-) -> Candidate | None:
+def _price(question: Question, setting: _Setting, deployment: Deployment) -> Candidate | Refusal:
+    prices = pricing(setting.hardware, setting.style)
     try:
-        made = assemble(model, cluster, engine, deployment, pricing=pricing(hardware, style))
+        made = assemble(setting.model, setting.cluster, setting.engine, deployment, pricing=prices)
     except NoAnswer as error:
-        rejections.add("does not fit", str(error))
-        return None
-    loads = _loads(made, question.workload)
-    if not len(loads):
-        rejections.add("does not fit", f"{_layout(deployment)}: the cache cannot hold one request")
-        return None
-    found = answer(made, replace(question.workload, mode="concurrency"), economics(cluster.device), loads)
-    return Candidate(hardware.name, found, loads, 0)
+        return Refusal("does not fit", str(error))
+    tried = loads.coarse(made, question.workload)
+    if not len(tried):
+        return Refusal("does not fit", f"{layout(deployment)}: the cache cannot hold one request")
+    found = answer(made, replace(question.workload, mode="concurrency"), setting.economics, tried)
+    return Candidate(setting.hardware.name, found, tried, 0)
 
 
-def _loads(made: System, workload: Workload) -> Array:
-    """Requests in flight of the whole system to price: whole numbers a rank, close together at first."""
-    run = made.deployment
-    most = min(slots(run, made.memory.kv_capacity_tokens, lengths(workload, run.prefix_hit_frac)), MOST_IN_FLIGHT)
-    if most < 1:
-        return np.zeros(0)
-    per_rank = np.unique(np.floor(np.geomspace(1.0, most, LOAD_POINTS)))
-    return np.asarray(per_rank * run.attention_dp * run.data_parallel, dtype=float)
+def _scores(question: Question, candidate: Candidate) -> Array:
+    """The objective at every load [loads], more is better."""
+    metric, more = OBJECTIVES[question.objective]
+    values = candidate.answer.metrics[metric].value
+    return values if more else -values
 
 
-def _meeting(question: Question, found: Answer) -> np.ndarray:
-    met = np.ones(found.steady.loads, dtype=bool)
+def _misses(question: Question, candidate: Candidate) -> Array:
+    """By which factor the target that is missed most is missed at every load [loads]; 1 where all are met."""
+    metrics = candidate.answer.metrics
+    worst = np.ones(candidate.answer.steady.loads)
     for name, bound in question.slo.items():
-        met &= found.metrics[TARGETS[name]].value <= bound
+        worst = np.maximum(worst, metrics[TARGETS[name]].value / bound)
     if question.rate is not None:
-        met &= found.metrics["requests_per_s"].value >= question.rate
-    return met
+        worst = np.maximum(worst, question.rate / metrics["requests_per_s"].value)
+    return worst
+
+
+def _focus(question: Question, candidate: Candidate) -> int:
+    """The load that counts: the best of those that meet the targets, else the one that comes nearest."""
+    misses = _misses(question, candidate)
+    if misses.min() > 1.0:
+        return int(np.argmin(misses))
+    return int(np.argmax(np.where(misses <= 1.0, _scores(question, candidate), -np.inf)))
+
+
+def _worth_refining(question: Question, judged: Sequence[Candidate]) -> set[int]:
+    """Candidates (by id) that may come among those shown once every whole load is tried.
+
+    Between two loads that were priced, an objective is taken to stay within a slack of what it is at the better one.
+    """
+    promises: dict[int, float] = {}
+    reached = []
+    for candidate in judged:
+        point, scores = _focus(question, candidate), _scores(question, candidate)
+        if _misses(question, candidate)[point] <= 1.0:
+            reached.append(float(scores[point]))
+        elif _missed(question, candidate.answer).endswith(AT_ANY_LOAD):
+            continue
+        promise = float(scores[max(point - 1, 0) : point + 2].max())
+        promises[id(candidate)] = promise + SLACK * abs(promise)
+    reached.sort(reverse=True)
+    least = reached[question.top - 1] if len(reached) >= question.top else -np.inf
+    return {key for key, promise in promises.items() if promise >= least}
+
+
+def _refined(question: Question, candidate: Candidate, economics: Callable[[Device], Economics]) -> Candidate:
+    """The candidate with more loads, until no whole number of requests a rank is left out around the one that counts."""
+    made = candidate.system
+    costs = economics(made.cluster.device)
+    for _ in range(MOST_REFINEMENTS):
+        more = loads.finer(candidate.loads, _focus(question, candidate), loads.ranks(made))
+        if not len(more):
+            break
+        tried = np.union1d(candidate.loads, more)
+        candidate = candidate._replace(answer=answer(made, candidate.answer.workload, costs, tried), loads=tried)
+    return candidate
+
+
+def _judged(question: Question, candidate: Candidate) -> Candidate | Refusal:
+    """The candidate at its best load, or why it is none."""
+    if OBJECTIVES[question.objective][0] not in candidate.answer.metrics:
+        return Refusal(UNKNOWN[question.objective], _name(candidate))
+    point = _focus(question, candidate)
+    if _misses(question, candidate)[point] > 1.0:
+        return Refusal(_missed(question, candidate.answer), _name(candidate))
+    return candidate._replace(point=point)
 
 
 def _missed(question: Question, found: Answer) -> str:
     """The target that stands most in the way: the one missed even at the load that suits it best."""
     for name, bound in question.slo.items():
         if float(np.min(found.metrics[TARGETS[name]].value)) > bound:
-            return f"{name} over its target at any load"
+            return f"{name}{AT_ANY_LOAD}"
     return "rate not reached within the targets" if question.rate is not None else "targets not met together"
 
 
-def _best_point(question: Question, candidate: Candidate, met: np.ndarray) -> Candidate:
+def _ranked(question: Question, meeting: Sequence[Candidate]) -> list[Candidate]:
+    """Best first; of those as good as equal the one with fewer pipeline stages, then the faster one."""
     metric, more = OBJECTIVES[question.objective]
-    if metric not in candidate.answer.metrics:
-        raise BadRequest(
-            f"the objective {question.objective} needs what is not known for {candidate.hardware}: give --price, or choose another"
-        )
-    values = candidate.answer.metrics[metric].value
-    points = np.flatnonzero(met)
-    chosen = points[np.argmax(values[points])] if more else points[np.argmin(values[points])]
-    return candidate._replace(point=int(chosen))
+    rest = sorted(meeting, key=lambda c: -c.value(metric) if more else c.value(metric))
+    ranked: list[Candidate] = []
+    while rest:
+        lead = rest[0].value(metric)
+        tied = [c for c in rest if abs(c.value(metric) - lead) <= TIE * abs(lead)]
+        ranked += sorted(tied, key=_simplicity)
+        rest = rest[len(tied) :]
+    return ranked
 
 
-def _nearest(question: Question, priced: Sequence[Candidate]) -> Candidate | None:
+def _simplicity(candidate: Candidate) -> tuple[float, ...]:
+    run = candidate.system.deployment
+    return run.pipeline_parallel, candidate.value("e2e_s"), run.replica_devices
+
+
+def _nearest(question: Question, judged: Sequence[Candidate]) -> Candidate | None:
     """The candidate and load whose worst miss of a target, as a ratio, is smallest."""
-    best: tuple[float, Candidate] | None = None
-    for candidate in priced:
-        worst = np.ones(candidate.answer.steady.loads)
-        for name, bound in question.slo.items():
-            worst = np.maximum(worst, candidate.answer.metrics[TARGETS[name]].value / bound)
-        if question.rate is not None:
-            worst = np.maximum(worst, question.rate / candidate.answer.metrics["requests_per_s"].value)
-        point = int(np.argmin(worst))
-        if best is None or worst[point] < best[0]:
-            best = (float(worst[point]), candidate._replace(point=point))
-    return best[1] if best else None
+    if not judged:
+        return None
+    points = [candidate._replace(point=int(np.argmin(_misses(question, candidate)))) for candidate in judged]
+    return min(points, key=lambda candidate: float(_misses(question, candidate)[candidate.point]))
+
+
+def _counted(refused: Iterable[Refusal]) -> dict[str, tuple[int, str]]:
+    """Reason -> how often, and its first example."""
+    counts: dict[str, tuple[int, str]] = {}
+    for reason, example in refused:
+        count, first = counts.get(reason, (0, example))
+        counts[reason] = (count + 1, first)
+    return counts
 
 
 def _name(candidate: Candidate) -> str:
-    return f"{candidate.hardware} {candidate.system.engine.name} {_layout(candidate.system.deployment)}"
+    return f"{candidate.hardware} {candidate.system.engine.name} {layout(candidate.system.deployment)}"
 
 
-def _layout(run: Deployment) -> str:
+def layout(run: Deployment) -> str:
+    """A deployment in a few words: tp4.dp2 fp8 weights, bf16 cache."""
     parts = [f"tp{run.tensor_parallel}"]
     for label, degree in (
         ("pp", run.pipeline_parallel),
@@ -291,8 +374,3 @@ def _layout(run: Deployment) -> str:
         if degree > 1:
             parts.append(f"{label}{degree}")
     return f"{'.'.join(parts)} {run.weights} weights, {run.kv_cache} cache"
-
-
-def layout(run: Deployment) -> str:
-    """A deployment in a few words: tp4.dp2 fp8 weights, bf16 cache."""
-    return _layout(run)

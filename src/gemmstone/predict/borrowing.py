@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from functools import cache
 from typing import NamedTuple
 
 from gemmstone.catalog import calibration_files, device_files
@@ -42,6 +44,11 @@ RELATIVES: dict[str, Relative] = {
     "gaudi": Relative(("a100-sxm-80gb",), OTHER_VENDOR, 0.93),
 }
 STRANGER = Relative(("a100-sxm-80gb",), OTHER_VENDOR)  # for an architecture without a relative
+LAST_LENDERS = ("h100-sxm", "a100-sxm-80gb")  # of what a relative has only bad fits of, or none
+MAX_LENT_ERROR = 0.25  # mean held-out error of a fit, above which it is kept for its own device
+UNSPLIT_UNITS = 4.0  # a decode kernel that reads one sequence no faster than so many compute units' share of the bandwidth
+# Products that only some tables have and every device could run: looked for at other devices before another format stands in.
+WEIGHT_ONLY = ("w4a16", "w8a16")
 
 
 class Lender(NamedTuple):
@@ -61,12 +68,66 @@ class Lender(NamedTuple):
 def lender(device: Device) -> Lender:
     """A device's own fits, or those of its nearest measured relative."""
     own = calibration_files.load(device.slug)
+    bytes_per_s, units = device.memory_bandwidth_bytes_per_s, device.compute_units
     if own:
-        return Lender(device.slug, device.compute_units, own, False, 0.0, Scale())
+        fits = own + _weight_only(own, bytes_per_s, units)
+        return Lender(device.slug, units, fits, False, 0.0, Scale())
     relative = RELATIVES.get(device.architecture, STRANGER)
-    for slug in (*relative.lenders, *STRANGER.lenders):
-        fits = calibration_files.load(slug)
-        if fits:
-            units = device.compute_units or device_files.find(slug).compute_units
+    lenders = tuple(dict.fromkeys((*relative.lenders, *STRANGER.lenders)))
+    for slug in lenders:
+        if calibration_files.load(slug):
+            units = units or device_files.find(slug).compute_units
+            fits = _lent((slug, *lenders, *LAST_LENDERS))
+            fits += _weight_only(fits, bytes_per_s, units)
             return Lender(slug, units, fits, True, relative.error_frac, Scale(compute=relative.compute))
-    return Lender(device.slug, device.compute_units, (), True, relative.error_frac, Scale())
+    return Lender(device.slug, units, (), True, relative.error_frac, Scale())
+
+
+@cache
+def _lent(slugs: tuple[str, ...]) -> tuple[Fit, ...]:
+    """What the first device lends; where none of its fits of a family and variant is worth it, the next ones' that are."""
+    offered = calibration_files.load(slugs[0])
+    fits = tuple(fit for fit in offered if _worth_lending(fit))
+    for family, variant in sorted({(fit.family, fit.variant) for fit in offered if not _worth_lending(fit)}):
+        for slug in slugs:
+            better = _of(calibration_files.load(slug), family, variant)
+            if any(_worth_lending(fit) for fit in better):
+                fits += tuple(fit for fit in better if _worth_lending(fit) and fit not in fits)
+                break
+        else:
+            fits += _of(offered, family, variant)
+    return fits
+
+
+def _worth_lending(fit: Fit) -> bool:
+    """Whether a fit says something of the hardware: not one with large errors, nor of a decode kernel that one block runs."""
+    units = float(fit.inputs.get("compute_units", 1.0))
+    unsplit = fit.family == "latent_decode" and fit.coefficients["es"] * units < UNSPLIT_UNITS
+    return fit.holdout_mean <= MAX_LENT_ERROR and not unsplit
+
+
+def _weight_only(fits: tuple[Fit, ...], bytes_per_s: float, units: int) -> tuple[Fit, ...]:
+    """Measured products with narrow weights for a device that has none, see _at_the_pace."""
+    found: list[Fit] = []
+    for variant in WEIGHT_ONLY:
+        if not _of(fits, "gemm", variant):
+            lent = next((of for slug in LAST_LENDERS if (of := _of(calibration_files.load(slug), "gemm", variant))), ())
+            found += [_at_the_pace(fit, bytes_per_s, units) for fit in lent]
+    return tuple(found)
+
+
+def _at_the_pace(fit: Fit, bytes_per_s: float, units: int) -> Fit:
+    """`fit` with a step of a block's loop as long as one unit of this device needs to fetch what the lender's fetches in it.
+
+    tk and tm are seconds, not shares of a rate: across two generations a unit's share of the bandwidth triples.
+    """
+    if not units or "bytes_per_s" not in fit.inputs:
+        return fit
+    per_unit = float(fit.inputs["bytes_per_s"]) / float(fit.inputs.get("compute_units", 1.0))
+    pace = min(1.0, per_unit * units / bytes_per_s)
+    walk = {name: fit.coefficients[name] * pace for name in ("tk", "tm")}
+    return replace(fit, coefficients={**fit.coefficients, **walk})
+
+
+def _of(fits: tuple[Fit, ...], family: str, variant: str) -> tuple[Fit, ...]:
+    return tuple(fit for fit in fits if fit.family == family and fit.variant == variant)

@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from gemmstone.core.calibration import Fit
 from gemmstone.core.errors import BadRequest
-from gemmstone.predict.borrowing import Lender
+from gemmstone.predict.borrowing import SAME_VENDOR, Lender
 
 # Kernel variants that stand in for one without a fit, nearest first.
 STAND_INS: dict[str, tuple[str, ...]] = {
@@ -63,7 +63,10 @@ def candidates(lent: Lender, family: str, variant: str, engine: str, launch_fact
                 error = max(fit.error_frac for fit in fits) ** 2 + lent.error_frac**2
                 if stand_in != variant:
                     error += STAND_IN_ERROR**2
-                source = "borrowed" if lent.borrowed or stand_in != variant else "fitted"
+                elsewhere = not lent.borrowed and any(fit.device != lent.device for fit in fits)
+                if elsewhere:
+                    error += SAME_VENDOR**2
+                source = "borrowed" if lent.borrowed or elsewhere or stand_in != variant else "fitted"
                 in_graphs = tuple(_in_a_graph(fit, launch_factor) for fit in fits)
                 return Candidates(in_graphs, source, error**0.5)
     raise BadRequest(f"no coefficients for {family} in {variant} on {lent.device}: use --fidelity limit")

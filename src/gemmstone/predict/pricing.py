@@ -109,8 +109,7 @@ class Pricing:
         form = FORMS[op.kind]
         timed = form(op, rates, found.coefficients[0])
         for coefficients in found.coefficients[1:]:  # an engine takes the faster kernel for each shape
-            other = form(op, rates, coefficients)
-            timed = timed._replace(time_s=np.minimum(timed.time_s, other.time_s))
+            timed = _faster(timed, form(op, rates, coefficients))
         if op.kind in COLLECTIVES:
             timed = timed._replace(time_s=timed.time_s * self.engine_fit.communication_factor)
         return timed, found.source, found.error_frac
@@ -135,3 +134,13 @@ class Pricing:
             found = candidates(self.lender, op.kind, op.variant, self.engine, launch)
             self._candidates[key] = found
         return found
+
+
+def _faster(one: KernelTime, other: KernelTime) -> KernelTime:
+    """The quicker of two kernels at each point, with all that is said about it."""
+    first = np.asarray(one.time_s <= other.time_s)
+    if first.all():
+        return one
+    if not first.any():
+        return other
+    return KernelTime(*(np.where(first, a, b) for a, b in zip(one, other, strict=True)))

@@ -79,7 +79,10 @@ def print_prediction(document: Mapping[str, Any]) -> None:
             band = f"{_number(name, metric['low'])} to {_number(name, metric['high'])}"
             limit = document["limit"].get(name)
             table.add_row(
-                SHOWN[name][0], _number(name, metric["value"]), band, "" if limit is None else _number(name, limit["value"])
+                SHOWN[name][0],
+                _number(name, metric["value"]),
+                band,
+                "" if limit is None else _number(name, limit["value"]),
             )
     console.print(table)
     bound = document["bound"]
