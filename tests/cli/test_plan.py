@@ -19,6 +19,7 @@ QUESTIONS = [
     (*SMALL[:3], "h100-sxm,a100-sxm-80gb,l40s", *SMALL[4:], "--objective", "energy", "--slo", "itl=30ms,e2e=10s"),
     ("plan", "qwen3-30b-a3b", "--on", "4xh200-sxm", "--slo", "tpot=40ms", "--objective", "carbon", "--json"),
 ]
+TIE = 0.005  # candidates closer than this are as good as equal: the simpler one comes first
 MEASURES = {
     "throughput": ("output_tokens_per_s", -1),
     "cost": ("usd_per_million_output_tokens", 1),
@@ -63,7 +64,8 @@ class TestEveryPlan:
             assert value(candidate, "requests_per_s") >= (document["rate"] or 0)
         measure, sign = MEASURES[document["objective"]]
         ranked = [sign * value(candidate, measure) for candidate in document["candidates"]]
-        assert ranked == sorted(ranked)
+        for better, worse in itertools.pairwise(ranked):
+            assert better <= worse + TIE * abs(worse)
 
     def test_no_point_of_the_front_beats_another(self, gemmstone, arguments):
         front = gemmstone(*arguments).document["pareto"]

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from gemmstone.catalog import device_files, engine_files, model_files
 from gemmstone.graph.families import build_model
-from gemmstone.plan.layouts import MOST_STAGES, choices, splits
+from gemmstone.plan.layouts import MOST_STAGES, choices, last_resort, splits
 from gemmstone.predict.deploy import Choice
 
 DENSE = build_model(model_files.find("llama-3.1-8b"))
@@ -27,7 +29,8 @@ class TestSplits:
         assert len(found) == len(set(found))
         for tp, pp, dp, ep, adp in found:
             assert tp * pp * dp * adp == cluster.num_devices
-            assert tp * adp <= cluster.devices_per_node
+            assert tp <= cluster.devices_per_node
+            assert tp * adp <= cluster.devices_per_node or ep == tp * adp
             assert pp <= MOST_STAGES
             assert ep in (1, tp * adp)
 
@@ -54,12 +57,34 @@ class TestSplits:
         assert max(tp for tp, *_ in found) == 8
         assert (8, 2, 1, 1, 1) in found
 
+    def test_experts_spread_over_nodes_with_attention_by_data(self):
+        beyond = {s for s in splits(EXPERTS, device_files.cluster("16xh100-sxm")) if s[0] * s[4] > 8}
+        assert beyond == {(tp, 1, 1, 16, 16 // tp) for tp in (1, 2, 4, 8)}
+
+    def test_no_stage_leaves_a_node_without_a_link_between_nodes(self):
+        cluster = device_files.cluster("16xh100-sxm")
+        alone = replace(cluster, device=replace(cluster.device, scale_out=None))
+        assert max(tp * adp for tp, *_, adp in splits(EXPERTS, alone)) == 8
+
+    def test_the_number_of_splits_stays_small_on_many_nodes(self):
+        assert len(list(splits(EXPERTS, device_files.cluster("128xh100-sxm")))) < 200
+
 
 class TestFormats:
-    def test_narrower_ones_are_tried_where_device_and_engine_compute_in_them(self):
+    def test_narrower_ones_are_tried_where_they_may_help(self):
+        """In nvfp4 where the device computes in it; in fp8 wherever the engine reads it, as weights alone on an A100."""
         assert {choice.weights for choice in tried(DENSE, "h100-sxm")} == {None, "fp8"}
         assert {choice.weights for choice in tried(DENSE, "b200-sxm")} == {None, "fp8", "nvfp4"}
-        assert {choice.weights for choice in tried(DENSE, "a100-sxm-80gb")} == {None}
+        assert {choice.weights for choice in tried(DENSE, "a100-sxm-80gb")} == {None, "fp8"}
+        assert {choice.weights for choice in tried(DENSE, "a100-sxm-80gb", engine="trtllm")} == {None}
+
+    def test_the_last_resort_is_four_bits_where_the_engine_reads_them(self):
+        def narrowest(model, hardware: str, engine: str) -> tuple[str, ...]:
+            return last_resort(model, device_files.cluster(hardware), engine_files.find(engine))
+
+        assert narrowest(DENSE, "rtx-4090", "vllm") == ("int4",)
+        assert narrowest(DENSE, "rtx-4090", "llamacpp") == ("q4_k_m",)
+        assert narrowest(DENSE, "mi300x", "vllm") == ()
 
     def test_a_checkpoint_in_fp8_is_not_quantised_to_fp8_again(self):
         stored_in_fp8 = build_model(model_files.find("deepseek-v3"))

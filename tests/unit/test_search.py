@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from typing import Any
 
 import numpy as np
@@ -10,8 +11,10 @@ import pytest
 from gemmstone.api import Money
 from gemmstone.core.deployment import Workload
 from gemmstone.core.errors import BadRequest
+from gemmstone.plan import loads
 from gemmstone.plan.pareto import front
-from gemmstone.plan.search import OBJECTIVES, TARGETS, Found, Question, search
+from gemmstone.plan.search import OBJECTIVES, TARGETS, TIE, Found, Question, search
+from gemmstone.simulate.metrics import answer
 
 WORK = Workload(input_tokens=1024, output_tokens=128)
 
@@ -27,11 +30,53 @@ class TestRanking:
         metric, more = OBJECTIVES[objective]
         ranked = found(objective=objective, slo={"tpot": 0.03}).ranked
         values = [candidate.value(metric) for candidate in ranked]
-        assert values == sorted(values, reverse=more)
+        for better, worse in itertools.pairwise(values):
+            assert better >= worse * (1 - TIE) if more else better <= worse * (1 + TIE)
         for candidate in ranked:
             allowed = candidate.answer.metrics["tpot_s"].value <= 0.03
             over_loads = candidate.answer.metrics[metric].value[allowed]
             assert candidate.value(metric) == (over_loads.max() if more else over_loads.min())
+
+    @pytest.mark.parametrize(
+        "asked",
+        [
+            {"slo": {"tpot": 0.02}},
+            {"slo": {"tpot": 0.02}, "rate": 40.0},
+            {"slo": {"ttft": 0.4}, "hardware": ("2xa100-sxm-80gb",)},
+            {"slo": {"e2e": 2.5}, "objective": "cost"},
+            {"rate": 30.0, "objective": "latency"},
+        ],
+        ids=str,
+    )
+    def test_no_whole_number_of_requests_a_rank_does_better(self, asked):
+        """The best of every deployment at every load, priced one by one, is what the search finds."""
+        result = found(**asked)
+        metric, more = OBJECTIVES[asked.get("objective", "throughput")]
+        bests = []
+        for candidate in result.priced:
+            ranks = loads.ranks(candidate.system)
+            every = ranks * np.arange(1.0, np.floor(loads.most(candidate.system, WORK)) + 1.0)
+            costs = Money().economics(candidate.system.cluster.device)
+            metrics = answer(candidate.system, candidate.answer.workload, costs, every).metrics
+            met = metrics["requests_per_s"].value >= asked.get("rate", 0.0)
+            for name, bound in asked.get("slo", {}).items():
+                met &= metrics[TARGETS[name]].value <= bound
+            if met.any():
+                values = np.where(met, metrics[metric].value * (1 if more else -1), -np.inf)
+                bests.append((values.max(), candidate.system.deployment, every[np.argmax(values)]))
+        bests.sort(key=lambda best: -best[0])
+        assert bests[1][0] < bests[0][0] - TIE * abs(bests[0][0]), "no tie, so the winner is clear"
+        winner = result.ranked[0]
+        assert winner.system.deployment == bests[0][1]
+        assert winner.loads[winner.point] == bests[0][2]
+
+    def test_equals_rank_by_simplicity(self):
+        ranked = found(hardware=("8xh100-sxm",), model="llama-3.1-70b", slo={"tpot": 0.04}, top=100).ranked
+        for one, other in itertools.combinations(ranked, 2):
+            ahead, behind = one.system.deployment, other.system.deployment
+            if other.value("output_tokens_per_s") > one.value("output_tokens_per_s"):
+                assert other.value("output_tokens_per_s") <= one.value("output_tokens_per_s") * (1 + 2 * TIE)
+                assert ahead.pipeline_parallel <= behind.pipeline_parallel
 
     def test_latency_wants_one_request_and_throughput_many(self):
         lone, crowd = found(objective="latency").ranked[0], found(objective="throughput").ranked[0]
@@ -72,6 +117,15 @@ class TestRejections:
     def test_the_reason_is_the_target_that_no_load_meets(self):
         assert "tpot over its target at any load" in found(slo={"tpot": 0.001, "ttft": 100.0}).rejected
         assert "ttft over its target at any load" in found(slo={"ttft": 0.001, "tpot": 100.0}).rejected
+
+    def test_hardware_without_a_price_does_not_stop_the_others(self):
+        result = found(hardware=("2xh100-sxm", "2xmax-1550"), engines=("generic",), objective="cost")
+        assert {candidate.hardware for candidate in result.ranked} == {"2xh100-sxm"}
+        assert result.rejected["price not known"][1].startswith("2xmax-1550")
+
+    def test_four_bits_where_nothing_wider_fits(self):
+        result = found(model="llama-3.1-70b", hardware=("2xrtx-4090",))
+        assert {candidate.system.deployment.weights for candidate in result.ranked} == {"int4"}
 
     def test_nearest_misses_by_the_smallest_factor(self):
         result = found(slo={"tpot": 0.001})
