@@ -3,36 +3,28 @@
     python -m gemmstone.calibrate.engines CASES_DIR [--out FILE]
 
 Reads CSV files in the columns of `predict --cases` with measured_ttft_s, measured_tpot_s, measured_output_tokens_per_s or
-measured_total_tokens_per_s. A row's steps are priced once; host times, launches, communication and delays enter its metrics
-linearly or nearly so, so that a fit replays all rows in a fraction of a second. Only the coefficients of EngineFit are
+measured_total_tokens_per_s; see measured_cases for how a fit replays them. Only the coefficients of EngineFit are
 fitted, per engine, on all its rows but those that contradict physics (see `plausible`); each (model, device) group counts
 as one observation. Errors are from groups held out of the fit.
 """
 
 from __future__ import annotations
 
-import csv
 import hashlib
 import json
 import sys
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, fields, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from gemmstone.calibrate.measured_cases import Case, metrics_of, read_cases
 from gemmstone.catalog import calibration_files
 from gemmstone.core.calibration import EngineFit, Scale
-from gemmstone.core.deployment import Array, Deployment, Step, Workload
-from gemmstone.core.errors import GemmstoneError
-from gemmstone.core.estimate import Estimate
-from gemmstone.predict.pricing import COLLECTIVES, Pricing
+from gemmstone.core.deployment import Array
 from gemmstone.predict.step import StepTimer
-from gemmstone.simulate import rows, scenario
-from gemmstone.simulate.metrics import solve
-from gemmstone.simulate.steady import Steady, lengths
-from gemmstone.simulate.system import System
 
 LOSS_SCALE = 0.15
 SPECULATIVE = 1.25  # predicted over measured time per token from which a group must be speculating
@@ -57,155 +49,6 @@ SERVING_PRIOR = {name: 0.12 if name.endswith("_factor") else 0.4 for name in BOU
 STATIC_PRIOR = {name: 0.3 if name.endswith("_factor") else 3.0 for name in BOUNDS}
 STATIC = ("step_s", "per_sequence_s", "per_prefill_token_s", "launch_factor", "communication_factor")
 MAX_SCALE_ROWS = 250
-
-
-@dataclass(frozen=True, kw_only=True)
-class Replay:
-    """A timer whose kernels were priced once: seconds at every operating point of the one step its formulas ask for."""
-
-    deployment: Deployment
-    host: EngineFit
-    kernels_s: Array
-    t0_s: Array
-    communication_s: Array
-    sequences: Array
-    prefill_tokens: Array
-
-    def estimate(self, step: Step) -> Estimate:
-        """The step's time under `host`; `step` is the recorded one."""
-        host = self.host
-        time_s = (
-            self.kernels_s
-            + (host.launch_factor - 1.0) * self.t0_s
-            + (host.communication_factor - 1.0) * self.communication_s
-            + host.step_s
-            + host.per_sequence_s * self.sequences
-            + host.per_prefill_token_s * self.prefill_tokens
-        )
-        return Estimate(name="step", time_s=time_s, energy_j=np.zeros_like(time_s))
-
-
-@dataclass(frozen=True, kw_only=True)
-class Case:
-    """A measured row: what was run, its replay, and the measured metrics by name."""
-
-    group: tuple[str, str]
-    device: str
-    architecture: str
-    system: System
-    workload: Workload
-    replay: Replay
-    measured: Mapping[str, float]
-    asked: scenario.Scenario
-
-    def predicted(self, fit: EngineFit) -> dict[str, float]:
-        """The measured metrics as predicted with these coefficients."""
-        system = replace(self.system, timer=replace(self.replay, host=fit))
-        return metrics_of(system, self.workload, self.measured)
-
-
-def metrics_of(system: System, workload: Workload, names: Iterable[str]) -> dict[str, float]:
-    """Some of ttft_s, tpot_s, output_tokens_per_s and total_tokens_per_s of a system under its workload."""
-    steady: Steady = solve(system, workload, np.array([workload.load]))
-    size = lengths(workload, system.deployment.prefix_hit_frac)
-    requests = float(steady.requests_per_s[0]) * system.deployment.data_parallel
-    values = {
-        "ttft_s": float(steady.ttft_s[0]),
-        "tpot_s": float(steady.tpot_s[0]),
-        "output_tokens_per_s": requests * size.output,
-        "total_tokens_per_s": requests * (size.output + size.prompt),
-    }
-    return {name: values[name] for name in names}
-
-
-class _Recorder:
-    """A timer that keeps the step it was asked for."""
-
-    def __init__(self, deployment: Deployment, timer: StepTimer) -> None:
-        self.deployment, self.host, self.timer = deployment, EngineFit(), timer
-        self.steps: list[tuple[Step, Estimate]] = []
-
-    def estimate(self, step: Step) -> Estimate:
-        tree = self.timer.estimate(step)
-        self.steps.append((step, tree))
-        return tree
-
-
-def read_cases(paths: Iterable[Path]) -> tuple[list[Case], dict[str, int]]:
-    """All rows that can be predicted, and how many could not, by reason."""
-    cases: list[Case] = []
-    unanswered: dict[str, int] = {}
-    for path in paths:
-        with path.open(encoding="utf-8", newline="") as file:
-            for row in csv.DictReader(file):
-                try:
-                    cases.append(_case(row))
-                except GemmstoneError as error:
-                    reason = f"{row.get('model')} on {row.get('hardware')}: {error}"
-                    unanswered[reason] = unanswered.get(reason, 0) + 1
-    return cases, unanswered
-
-
-def _case(row: Mapping[str, str]) -> Case:
-    asked = rows.scenario(row)
-    system = neutral(asked)
-    device = system.cluster.device
-    measured = {
-        name: float(row[f"measured_{name}"])
-        for name in ("ttft_s", "tpot_s", "output_tokens_per_s", "total_tokens_per_s")
-        if row.get(f"measured_{name}")
-    }
-    return Case(
-        group=(system.model.name, device.slug),
-        device=device.slug,
-        architecture=device.architecture,
-        system=system,
-        workload=asked.workload,
-        replay=record(system, asked.workload),
-        measured=measured,
-        asked=asked,
-    )
-
-
-def neutral(asked: scenario.Scenario) -> System:
-    """The system with an engine that adds nothing."""
-    made = scenario.system(asked)
-    pricing = _pricing(made, EngineFit())
-    return replace(
-        made, pricing=pricing, timer=StepTimer(model=made.model, deployment=made.deployment, pricing=pricing)
-    )
-
-
-_PRICINGS: dict[tuple[str, int, str, str], Pricing] = {}
-
-
-def _pricing(made: System, fit: EngineFit) -> Pricing:
-    key = (made.cluster.device.slug, made.cluster.num_devices, made.engine.name, repr(fit))
-    if key not in _PRICINGS:
-        _PRICINGS[key] = Pricing(cluster=made.cluster, engine=made.engine.name, engine_fit=fit)
-    return _PRICINGS[key]
-
-
-def record(system: System, workload: Workload) -> Replay:
-    """Prices a row's step once, and once more with doubled launches to learn what they weigh."""
-    timer = StepTimer(model=system.model, deployment=system.deployment, pricing=system.pricing)
-    recorder = _Recorder(system.deployment, timer)
-    solve(replace(system, timer=recorder), workload, np.array([workload.load]))
-    step, tree = recorder.steps[-1]
-    doubled = replace(timer, pricing=_pricing(system, replace(system.pricing.engine_fit, launch_factor=2.0)))
-    communication_s = sum(
-        (leaf.time_s for leaf in tree.leaves() if leaf.family in COLLECTIVES), np.zeros_like(tree.time_s)
-    )
-    ranks = system.deployment.attention_dp
-    return Replay(
-        deployment=system.deployment,
-        host=EngineFit(),
-        kernels_s=tree.time_s,
-        t0_s=doubled.seconds(step) - tree.time_s,
-        communication_s=communication_s,
-        sequences=ranks * (np.asarray(step.decode_seqs, dtype=float) + step.prefill_seqs),
-        prefill_tokens=ranks * np.asarray(step.prefill_seqs * step.prefill_tokens, dtype=float),
-    )
 
 
 def plausible(case: Case, fit: EngineFit) -> bool:
@@ -331,18 +174,19 @@ def fit_all(closed: Sequence[Path], static: Sequence[Path]) -> dict[str, dict[st
 
 
 def _static_entry(cases: Sequence[Case], inputs: Mapping[str, str]) -> dict[str, Any]:
-    measured = [case for case in cases if not _borrowed(case)]
+    measured = [case for case in cases if not borrowed(case)]
     entry = _entry(measured or cases, STATIC, inputs, STATIC_PRIOR)
     fit = _from_entry(entry)
     scales = {}
-    for architecture in sorted({case.architecture for case in cases if _borrowed(case)}):
-        theirs = [case for case in cases if _borrowed(case) and case.architecture == architecture]
+    for architecture in sorted({case.architecture for case in cases if borrowed(case)}):
+        theirs = [case for case in cases if borrowed(case) and case.architecture == architecture]
         scale = fit_scales(theirs, fit)
         scales[architecture] = {name: _rounded(value) for name, value in scale._asdict().items()}
     return {**entry, "scales": scales, "rows": len(cases)}
 
 
-def _borrowed(case: Case) -> bool:
+def borrowed(case: Case) -> bool:
+    """Whether no kernels were measured on the case's device or on one of its architecture."""
     own = {fit.device for fit in calibration_files.load("a100-sxm-80gb")}
     return not calibration_files.load(case.device) and not (own and case.architecture == "ampere")
 
