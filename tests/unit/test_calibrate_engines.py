@@ -1,0 +1,103 @@
+"""Engine coefficients are recovered from deployments whose times were made with known ones."""
+
+from __future__ import annotations
+
+import csv
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from gemmstone.calibrate import engines
+from gemmstone.calibrate.measured_cases import Case, metrics_of, read_cases
+from gemmstone.core.calibration import EngineFit
+from gemmstone.predict.pricing import Pricing
+from gemmstone.predict.step import StepTimer
+
+TRUTH = EngineFit(
+    step_s=6e-4,
+    per_sequence_s=1.2e-5,
+    per_prefill_token_s=8e-7,
+    request_s=0.06,
+    neighbour_s=3e-4,
+    first_token_steps=5.0,
+    launch_factor=1.1,
+    communication_factor=0.8,
+)
+COLUMNS = [
+    "model",
+    "hardware",
+    "num_devices",
+    "engine",
+    "tp",
+    "input_tokens",
+    "output_tokens",
+    "length_spread",
+    "mode",
+    "load",
+    "requests_per_slot",
+    "measured_ttft_s",
+    "measured_tpot_s",
+]
+
+
+def write(path: Path, rows: list[list[object]]) -> Path:
+    with path.open("w", encoding="utf-8", newline="") as file:
+        csv.writer(file).writerows([COLUMNS, *rows])
+    return path
+
+
+@pytest.fixture(scope="module")
+def cases(tmp_path_factory: pytest.TempPathFactory) -> list[Case]:
+    asked = [
+        [model, device, tp, "vllm", tp, tokens, 256, 0.2, "concurrency", load, 10, 1, 1]
+        for model, tp in (("llama-3.1-8b", 1), ("llama-3.1-70b", 8), ("qwen3-30b-a3b", 2))
+        for device in ("h100-sxm", "b200-sxm")
+        for tokens in (512, 4096)
+        for load in (1, 8, 64)
+    ]
+    found, unanswered = read_cases([write(tmp_path_factory.mktemp("rows") / "cases.csv", asked)])
+    assert not unanswered
+    return [replace(case, measured=case.predicted(TRUTH)) for case in found]
+
+
+def test_a_replay_is_the_prediction(cases: list[Case]) -> None:
+    """Only the choice between two kernels, which doubled launches may turn, is not linear in the launches."""
+    for case in cases:
+        pricing = Pricing(cluster=case.system.cluster, engine=case.system.engine.name, engine_fit=TRUTH)
+        timer = StepTimer(model=case.system.model, deployment=case.system.deployment, pricing=pricing, host=TRUTH)
+        direct = metrics_of(replace(case.system, timer=timer, pricing=pricing), case.workload, case.measured)
+        for name, value in case.predicted(TRUTH).items():
+            assert value == pytest.approx(direct[name], rel=0.01), name
+
+
+def test_coefficients_are_recovered(cases: list[Case]) -> None:
+    loose = dict.fromkeys(engines.BOUNDS, 5.0)
+    fit = engines.fit_engine(cases, tuple(engines.BOUNDS), EngineFit(), loose)
+    for name in engines.BOUNDS:
+        assert getattr(fit, name) == pytest.approx(getattr(TRUTH, name), rel=0.1), name
+
+
+def test_the_prior_holds_what_the_data_do_not_say(cases: list[Case]) -> None:
+    alone = [case for case in cases if case.workload.load == 1][:1]
+    fit = engines.fit_engine(alone, tuple(engines.BOUNDS), EngineFit())
+    for name, (start, *_) in engines.BOUNDS.items():
+        assert abs(np.log(getattr(fit, name) / start)) < 3 * engines.SERVING_PRIOR[name], name
+
+
+def test_rows_that_cannot_be_what_they_say_are_set_aside(cases: list[Case]) -> None:
+    impossible = replace(cases[0], measured={"tpot_s": cases[0].measured["tpot_s"] / 10})
+    assert engines.plausible(cases[0], TRUTH)
+    assert not engines.plausible(impossible, TRUTH)
+    faster = [replace(case, measured={"tpot_s": case.measured["tpot_s"] / 1.5}) for case in cases[:6]]
+    assert engines.speculative([*faster, *cases[6:]], TRUTH) == {engines.run_key(cases[0])}
+
+
+def test_rows_without_an_answer_are_counted_by_reason(tmp_path: Path) -> None:
+    rows = [["llama-3.1-405b", "h100-sxm", 1, "vllm", 1, 512, 64, 0, "concurrency", 1, "", 1, 1]] * 2
+    found, unanswered = read_cases([write(tmp_path / "cases.csv", rows)])  # type: ignore[arg-type]
+    assert found == []
+    [(reason, count)] = unanswered.items()
+    assert "does not fit" in reason
+    assert count == 2
