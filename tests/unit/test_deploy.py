@@ -6,6 +6,7 @@ import pytest
 
 from gemmstone.catalog import device_files, engine_files, model_files
 from gemmstone.core.deployment import Deployment
+from gemmstone.core.dtypes import BYTES
 from gemmstone.core.errors import BadRequest
 from gemmstone.graph.families import build_model
 from gemmstone.predict.deploy import Choice, check, resolve
@@ -73,6 +74,28 @@ class TestFormats:
             ("llama-3.1-8b", "h100-sxm", "vllm", {"kv_cache": "e4m3"}, ("bf16", "bf16", "fp8")),
             ("llama-3.1-8b", "h100-sxm", "trtllm", {"weights": "fp8", "kv_cache": "bf16"}, ("fp8", "fp8", "bf16")),
             ("llama-3.1-8b", "h100-sxm", "vllm", {"weights": "fp8", "activations": "bf16"}, ("fp8", "bf16", "bf16")),
+            ("llama-3.1-8b", "h100-sxm", "vllm", {"weights": "w4a8"}, ("int4", "fp8", "bf16")),
+            ("llama-3.1-8b", "a100-sxm-80gb", "vllm", {"weights": "w4a8"}, ("int4", "int8", "bf16")),
+            ("llama-3.1-8b", "h100-sxm", "vllm", {"weights": "w4a8", "activations": "bf16"}, ("int4", "bf16", "bf16")),
+            ("llama-3.1-8b", "h100-sxm", "vllm", {"weights": "W8A8"}, ("fp8", "fp8", "bf16")),
+            ("llama-3.1-8b", "a100-sxm-80gb", "trtllm", {"weights": "w8a8"}, ("int8", "int8", "bf16")),
+            ("llama-3.1-8b", "h100-sxm", "vllm", {"weights": "w4a16"}, ("int4", "bf16", "bf16")),
+            ("llama-3.1-8b", "h100-sxm", "vllm", {"weights": "w8a16"}, ("int8", "bf16", "bf16")),
+            ("llama-3.1-8b", "b200-sxm", "vllm", {"weights": "w4a4"}, ("nvfp4", "nvfp4", "bf16")),
+            ("llama-3.1-8b", "h100-sxm", "vllm", {"weights": "int8"}, ("int8", "int8", "bf16")),
+            ("llama-3.1-8b", "a100-sxm-80gb", "vllm", {"weights": "int8"}, ("int8", "int8", "bf16")),
+            ("llama-3.1-8b", "b200-sxm", "vllm", {"weights": "int8"}, ("int8", "bf16", "bf16")),
+            ("llama-3.1-8b", "h100-sxm", "transformers", {"weights": "int8"}, ("int8", "bf16", "bf16")),
+            ("llama-3.1-8b", "h100-sxm", "trtllm", {"weights": "int4"}, ("int4", "bf16", "fp8")),
+            ("llama-3.1-8b", "a100-sxm-80gb", "trtllm", {"weights": "int4"}, ("int4", "bf16", "bf16")),
+            ("llama-3.1-8b", "h100-sxm", "trtllm", {"weights": "fp8", "activations": "bf16"}, ("fp8", "bf16", "fp8")),
+            ("llama-3.1-8b", "b200-sxm", "vllm", {"weights": "nvfp4", "activations": "fp8"}, ("nvfp4", "fp8", "bf16")),
+            ("llama-3.1-8b-int8", "h100-sxm", "vllm", {}, ("int8", "bf16", "bf16")),  # GPTQ in 8 bits
+            ("llama-3.1-8b", "t4", "vllm", {}, ("fp16", "fp16", "fp16")),
+            ("llama-3.1-8b", "v100-sxm-32gb", "generic", {"weights": "bf16"}, ("fp16", "fp16", "fp16")),
+            ("llama-3.1-8b", "t4", "vllm", {"weights": "fp8", "kv_cache": "bf16"}, ("fp8", "fp16", "fp16")),
+            ("gpt2", "gaudi2", "deepspeed", {}, ("bf16", "bf16", "bf16")),
+            ("deepseek-v3", "8xh200-sxm", "vllm", {"weights": "w8a8"}, ("fp8-block", "fp8", "bf16")),
             ("deepseek-v3", "8xh200-sxm", "sglang", {}, ("fp8-block", "fp8", "bf16")),
             ("deepseek-v3", "8xh200-sxm", "sglang", {"weights": "fp8"}, ("fp8-block", "fp8", "bf16")),
         ],
@@ -86,6 +109,49 @@ class TestFormats:
         assert resolved(**experts, engine="vllm").attention_weights == "bf16"
         assert resolved(**experts, engine="trtllm").attention_weights == "fp8"
         assert resolved("llama-3.1-8b", "b200-sxm", weights="nvfp4").attention_weights == "nvfp4"
+
+    @pytest.mark.parametrize(
+        ("device", "engine", "choice", "expected"),
+        [
+            ("h100-sxm", "vllm", {"activations": "fp8"}, "no engine multiplies bf16 weights by fp8"),
+            ("h100-sxm", "vllm", {"weights": "int8", "activations": "fp8"}, "no engine multiplies int8 weights by fp8"),
+            ("h100-sxm", "vllm", {"activations": "nvfp4"}, "does not compute in nvfp4: .*bf16, fp16, fp8, int8"),
+            (
+                "a100-sxm-80gb",
+                "vllm",
+                {"weights": "fp8", "activations": "fp8"},
+                "a100-sxm-80gb does not compute in fp8",
+            ),
+            (
+                "v100-sxm-32gb",
+                "vllm",
+                {"weights": "w8a8"},
+                "w8a8 needs products in fp8 or int8.*computes in fp32, fp16",
+            ),
+            ("h100-sxm", "vllm", {"weights": "w4a4"}, "w4a4 needs products in nvfp4"),
+            ("h100-sxm", "vllm", {"weights": "w3a16"}, "unknown number format 'w3a16'"),
+            ("h100-sxm", "vllm", {"weights": "w8a4"}, "unknown number format 'w8a4'"),
+            ("h100-sxm", "vllm", {"activations": "w8a8"}, "does not compute in w8a8"),
+            ("h100-sxm", "vllm", {"kv_cache": "w8a8"}, "a KV cache has one format"),
+            ("h100-sxm", "llamacpp", {"weights": "fp8"}, "does not run weights in fp8 on h100-sxm: it takes .*q4_k_m"),
+            (
+                "v100-sxm-32gb",
+                "vllm",
+                {"weights": "fp8"},
+                "weights in fp8 on v100-sxm-32gb: it takes fp16, fp32, int4$",
+            ),
+            ("h100-sxm", "vllm", {"kv_cache": "nvfp4"}, "a KV cache in nvfp4 on h100-sxm: it takes bf16, fp16, fp8$"),
+            ("mi300x", "trtllm", {}, "TensorRT LLM does not run on mi300x"),
+        ],
+    )
+    def test_what_nobody_runs_is_refused_with_what_is_run(self, device, engine, choice, expected):
+        with pytest.raises(BadRequest, match=expected):
+            resolved("llama-3.1-8b", device, engine, **choice)
+
+    def test_an_engine_of_no_brand_takes_every_stored_format(self):
+        for stored in BYTES:
+            run = resolved("llama-3.1-8b", "h100-sxm", "generic", weights=stored, kv_cache=stored)
+            assert (run.weights, run.kv_cache) == (stored, stored)
 
     def test_an_unknown_format_is_refused(self):
         for field in ("weights", "activations", "kv_cache"):
@@ -114,6 +180,14 @@ class TestImpossible:
 
     def test_more_ranks_than_kv_heads_replicate_them(self):
         assert resolved("llama-3.1-8b", "32xh100-sxm").tensor_parallel == 32
+
+    def test_deepspeed_spreads_heads_unevenly(self):
+        """28 heads over 8 ranks: refused by engines that need equal shares, allowed up to one head a rank."""
+        assert resolved("qwen2-7b", "8xgaudi2", "deepspeed").tensor_parallel == 8
+        with pytest.raises(BadRequest, match="does not divide the 28"):
+            resolved("qwen2-7b", "8xgaudi2", "vllm")
+        with pytest.raises(BadRequest, match="exceeds the 28 attention heads"):
+            resolved("qwen2-7b", "32xgaudi2", "deepspeed")
 
     @pytest.mark.parametrize("degree", ["tensor_parallel", "pipeline_parallel", "data_parallel", "max_num_seqs"])
     @pytest.mark.parametrize("number", [0, -1, 10**6, 10**5_000], ids=["none", "negative", "many", "endless"])

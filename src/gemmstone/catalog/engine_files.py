@@ -59,7 +59,9 @@ class Engine:
     go first) or "static" (a batch is started and finished together). splits says how devices share a model: "tensor"
     slices, or whole "layer"s one device after the other. memory_fraction is what weights, cache and
     workspace (memory_fraction_of "total") or the cache alone (of what is "free" after loading) may take;
-    reserve_bytes stay untouched. weights and kv_cache map a number format to the architectures it is accepted on.
+    reserve_bytes stay untouched. weights and kv_cache map a number format to the architectures it is accepted on;
+    computes_int8 names those where products of int8 weights run in int8 rather than after unpacking. uneven_heads: a
+    tensor-parallel degree need not divide the attention heads.
     """
 
     name: str
@@ -78,6 +80,8 @@ class Engine:
     receive_interval_steps: int
     weights: Mapping[str, tuple[str, ...]]
     kv_cache: Mapping[str, tuple[str, ...]]
+    computes_int8: tuple[str, ...]
+    uneven_heads: bool
     launch: Launch
     sources: Mapping[str, str]
 
@@ -95,6 +99,10 @@ class Engine:
     def accepts_kv_cache(self, number_format: str, architecture: str) -> bool:
         """Whether the engine keeps a KV cache of this format on a device of this architecture."""
         return _accepts(self.kv_cache, number_format, architecture)
+
+    def computes_int8_on(self, architecture: str) -> bool:
+        """Whether the engine multiplies int8 weights by int8 activations on a device of this architecture."""
+        return _accepts({"int8": self.computes_int8}, "int8", architecture)
 
 
 def published() -> list[str]:
@@ -158,6 +166,8 @@ def _engine(table: Mapping[str, Any]) -> Engine:
         receive_interval_steps=int(streaming["receive_interval_steps"]),
         weights={key: tuple(value) for key, value in table["weights"].items()},
         kv_cache={key: tuple(value) for key, value in table["kv_cache"].items()},
+        computes_int8=tuple(table.get("computes_int8", ())),
+        uneven_heads=bool(table.get("uneven_heads", False)),
         launch=_launch(table["launch"]),
         sources=sources,
     )

@@ -7,6 +7,8 @@ scale and one 4-bit zero per group. GGUF sizes are bits per weight of the k-quan
 
 from __future__ import annotations
 
+import re
+
 from gemmstone.core.errors import BadRequest
 from gemmstone.core.lookup import unknown
 
@@ -63,6 +65,10 @@ COMPUTED_IN: dict[str, tuple[str, ...]] = {
     "mxfp4": ("mxfp4", "fp4", "bf16", "fp16", "fp32"),
     "nvfp4": ("nvfp4", "fp4", "bf16", "fp16", "fp32"),
 }
+GGUF = frozenset(name for name in BYTES if name.startswith(("q", "iq")))
+# Weight format of each wNaM; which 8 or 4 bits the products take depends on the device (predict.formats).
+_OF_WIDTHS = {(16, 16): "bf16", (8, 16): "int8", (8, 8): "fp8", (4, 16): "int4", (4, 8): "int4", (4, 4): "nvfp4"}
+_WIDTHS = re.compile(r"w(\d{1,2})a(\d{1,2})", re.ASCII)
 WEIGHT_ONLY = ("bf16", "fp16", "fp32")
 
 
@@ -75,12 +81,21 @@ def resolve(name: str) -> str:
     folded = ALIASES.get(folded, folded)
     if folded in BYTES:
         return folded
-    if len(folded) <= 8 and folded.startswith("w") and "a" in folded:
-        weight, _, activation = folded[1:].partition("a")
-        widths = {"16": "bf16", "8": "fp8" if activation == "8" else "int8", "4": "int4", "2": "ternary"}
-        if weight in widths and activation in ("16", "8", "4"):
-            return widths[weight]
+    pair = widths(folded)
+    if pair:
+        return _OF_WIDTHS[pair]
     raise unknown("number format", name, BYTES)
+
+
+def widths(name: str) -> tuple[int, int] | None:
+    """Bits of weights and activations in a `wNaM`; None for any other name and for widths nobody runs.
+
+    >>> widths("w4a16"), widths("W8A8"), widths("fp8"), widths("w3a16")
+    ((4, 16), (8, 8), None, None)
+    """
+    found = _WIDTHS.fullmatch(name.strip().lower())
+    pair = (int(found[1]), int(found[2])) if found else None
+    return pair if pair in _OF_WIDTHS else None
 
 
 def size(name: str) -> float:

@@ -5,15 +5,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from gemmstone.catalog.engine_files import Engine
-from gemmstone.core import dtypes
 from gemmstone.core.deployment import Deployment
 from gemmstone.core.errors import BadRequest
-from gemmstone.core.hardware import Cluster, Device
-from gemmstone.core.model import Attention, Experts, Model
+from gemmstone.core.hardware import Cluster
+from gemmstone.core.model import Attention, Experts, Mixer, Model
+from gemmstone.predict.formats import number_formats
 
 MAX_DEGREE = 100_000
 MAX_STEP_TOKENS = 10_000_000
-NARROW = 0.75  # bytes per element below which a checkpoint leaves attention in a wider format
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,7 +67,7 @@ def resolve(model: Model, cluster: Cluster, engine: Engine, choice: Choice) -> D
     tp = choice.tensor_parallel or max(1, cluster.num_devices // others)
     if engine.splits == "layer":
         tp, pp = 1, pp * tp
-    formats = number_formats(model, cluster.device, engine, choice)
+    formats = number_formats(model, cluster.device, engine, choice.weights, choice.activations, choice.kv_cache)
     deployment = Deployment(
         engine=engine.name,
         engine_version=choice.engine_version,
@@ -86,13 +85,13 @@ def resolve(model: Model, cluster: Cluster, engine: Engine, choice: Choice) -> D
         cuda_graphs=engine.cuda_graphs,
         **formats,
     )
-    problem = impossible(model, cluster, deployment)
+    problem = impossible(model, cluster, engine, deployment)
     if problem:
         raise BadRequest(problem)
     return deployment
 
 
-def impossible(model: Model, cluster: Cluster, run: Deployment) -> str:
+def impossible(model: Model, cluster: Cluster, engine: Engine, run: Deployment) -> str:
     """Why this layout cannot be, in one line; empty when it can."""
     for name in ("tensor_parallel", "pipeline_parallel", "data_parallel", "expert_parallel", "attention_dp"):
         if getattr(run, name) < 1:
@@ -107,13 +106,9 @@ def impossible(model: Model, cluster: Cluster, run: Deployment) -> str:
     tp = run.tensor_parallel
     for layer in model.layers:
         mixer, block = layer.mixer, layer.feed_forward
-        if mixer.num_heads % tp:
-            fitting = ", ".join(str(d) for d in range(1, min(mixer.num_heads, 64) + 1) if mixer.num_heads % d == 0)
-            return (
-                f"tp {tp} does not divide the {mixer.num_heads} attention heads of {model.name}: use one of {fitting}"
-            )
-        if isinstance(mixer, Attention) and mixer.num_kv_heads % tp and tp % mixer.num_kv_heads:
-            return f"tp {tp} neither divides nor is a multiple of the {mixer.num_kv_heads} KV heads of {model.name}"
+        problem = _heads_problem(model, mixer, engine, tp)
+        if problem:
+            return problem
         if isinstance(block, Experts):
             if run.stage_devices % run.expert_parallel:
                 return f"ep {run.expert_parallel} does not divide tp x attention-dp = {run.stage_devices}"
@@ -126,48 +121,13 @@ def impossible(model: Model, cluster: Cluster, run: Deployment) -> str:
     return ""
 
 
-def number_formats(model: Model, device: Device, engine: Engine, choice: Choice) -> dict[str, str]:
-    """Formats of weights, activations and cache: the user's, else the checkpoint's, computed in what the device can.
-
-    Checkpoints in 4 bits quantise the feed-forward matrices of a mixture of experts and leave attention in the model's
-    format, or in fp8 on TensorRT-LLM (FINDINGS, trap 8); of a dense model they quantise all linear layers.
-    """
-    stored = model.quantization
-    model_dtype = "bf16" if model.dtype in ("fp32", "tf32") else model.dtype
-    weights = dtypes.resolve(choice.weights) if choice.weights else (stored.weights if stored else model_dtype)
-    if weights == "fp8" and stored is not None and stored.weights == "fp8-block":
-        weights = "fp8-block"  # the checkpoint's own flavour of fp8
-    activations = (
-        dtypes.resolve(choice.activations) if choice.activations else _computed_in(weights, device, model_dtype)
-    )
-    attention_weights, attention_activations = weights, activations
-    if model.is_moe and dtypes.size(weights) < NARROW:
-        attention_weights = "fp8" if engine.name == "trtllm" and "fp8" in device.peak_flop_per_s else model_dtype
-        attention_activations = _computed_in(attention_weights, device, model_dtype)
-    if choice.kv_cache:
-        kv_cache = dtypes.resolve(choice.kv_cache)
-    elif engine.name == "trtllm" and dtypes.size(weights) <= dtypes.size("fp8-block") and activations != model_dtype:
-        kv_cache = "fp8"
-    else:
-        kv_cache = model_dtype
-    return {
-        "weights": weights,
-        "activations": activations,
-        "attention_weights": attention_weights,
-        "attention_activations": attention_activations,
-        "kv_cache": kv_cache,
-        "model_dtype": model_dtype,
-    }
-
-
-def _computed_in(weights: str, device: Device, wide: str) -> str:
-    """The format the products run in: the weights' own where the device has it, else the model's (weight-only)."""
-    if dtypes.size(weights) >= 2:
-        return weights
-    own = {"fp8-block": "fp8", "nvfp4": "nvfp4", "mxfp4": "mxfp4", "fp8": "fp8"}.get(weights)
-    if own and any(peak in device.peak_flop_per_s for peak in (own, *_ALSO.get(own, ()))):
-        return own
-    return wide
-
-
-_ALSO = {"nvfp4": ("fp4",), "mxfp4": ("fp4", "nvfp4")}
+def _heads_problem(model: Model, mixer: Mixer, engine: Engine, tp: int) -> str:
+    heads = mixer.num_heads
+    if engine.uneven_heads:
+        return f"tp {tp} exceeds the {heads} attention heads of {model.name}" if tp > heads else ""
+    if heads % tp:
+        fitting = ", ".join(str(d) for d in range(1, min(heads, 64) + 1) if heads % d == 0)
+        return f"tp {tp} does not divide the {heads} attention heads of {model.name}: use one of {fitting}"
+    if isinstance(mixer, Attention) and mixer.num_kv_heads % tp and tp % mixer.num_kv_heads:
+        return f"tp {tp} neither divides nor is a multiple of the {mixer.num_kv_heads} KV heads of {model.name}"
+    return ""
