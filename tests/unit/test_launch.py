@@ -357,3 +357,41 @@ def test_a_real_shell_passes_a_hostile_id_on_as_one_word(name, tmp_path):
     assert [run.split("\n") for run in seen] == [words[1:] for _, words in servers(text)]
     assert any(word.startswith(hostile) for word in seen[0].split("\n"))
     assert not (tmp_path / "hacked").exists()
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("vllm", "--dtype half"),
+        ("sglang", "--dtype half"),
+        ("trtllm", "dtype: float16"),
+        ("transformers", "--dtype float16"),
+    ],
+)
+def test_fp16_is_asked_for_where_the_checkpoint_is_wider_in_range(name, expected):
+    """Devices without bf16 run a bf16 checkpoint in fp16; a checkpoint in fp16 needs no words."""
+    run = deployment(weights="fp16", activations="fp16", kv_cache="fp16", model_dtype="fp16")
+    text = command(find(name), MODEL, run, WORKLOAD, devices=1, checkpoint="bf16")
+    assert expected in text
+    parsed(find(name), text)
+    assert "dtype" not in command(find(name), MODEL, run, WORKLOAD, devices=1, checkpoint="fp16")
+    wide = deployment()
+    assert "dtype" not in command(find(name), MODEL, wide, WORKLOAD, devices=1, checkpoint="bf16")
+
+
+@pytest.mark.parametrize("model_id", ["openai/gpt-3", "gpt-3", "facebook/opt-175b"])
+def test_a_model_without_published_weights_has_no_command(model_id):
+    with pytest.raises(BadRequest, match=f"^no weights of {model_id} are published: "):
+        command(find("vllm"), model_id, deployment(tensor_parallel=8), WORKLOAD, devices=8)
+
+
+def test_own_weights_of_such_a_model_do():
+    assert "/srv/gpt-3" in command(find("vllm"), "/srv/gpt-3", deployment(), WORKLOAD, devices=1)
+
+
+def test_vllm_keeps_the_experts_of_a_stage_together():
+    """2 stages of 8 attention groups on two nodes: vLLM would place both stages of 4 groups on either node."""
+    spread = deployment(pipeline_parallel=2, attention_dp=8, expert_parallel=8)
+    assert "not the layout that was priced" in obstacle(find("vllm"), spread, devices=8)
+    assert not obstacle(find("vllm"), spread, devices=16)
+    assert not obstacle(find("sglang"), spread, devices=8)

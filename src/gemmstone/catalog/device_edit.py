@@ -52,8 +52,7 @@ def edit(device: Device, change: str) -> Device:
     elif field in _KEPT_IN:
         changes = _replaced(device, field, text)
     else:
-        known = editable(device)
-        raise BadRequest(f"{unknown('field', field, known)} (fields: {', '.join(known)})")
+        raise unknown("field", field, editable(device))
     return replace(device, edited=(*device.edited, f"{field}={text}"), **changes)
 
 

@@ -39,7 +39,8 @@ class Launch:
     """How the engine is started: the first words of the command, and its option for each of our concepts.
 
     flags take a value and switches do not; both hold the options a launch may need. quantization maps a weight format to
-    the option value with which the engine makes it from a bf16 checkpoint; kv_cache maps a cache format to its option value.
+    the option value with which the engine makes it from a bf16 checkpoint; kv_cache maps a cache format to its
+    option value, dtype the format of what is not quantised.
     """
 
     template: tuple[str, ...]
@@ -49,6 +50,7 @@ class Launch:
     options: Mapping[str, str]
     quantization: Mapping[str, str]
     kv_cache: Mapping[str, str]
+    dtype: Mapping[str, str]
 
 
 @dataclass(frozen=True, kw_only=True)

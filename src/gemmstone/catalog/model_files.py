@@ -1,7 +1,8 @@
 """Finding a model's description: a config.json by path, a shipped one by name, or one on the Hugging Face Hub.
 
 Shipped files lie in catalog/models/, one a model, named by its short name. They hold the facts of the Hub's config.json
-in the Hub's spelling and one key of ours, "gemmstone", with the id, other names, sources and published parameter counts.
+in the Hub's spelling and one key of ours, "gemmstone", with the id, other names, sources, published parameter counts and,
+where nobody can download the weights, "withheld": why.
 Everything read here comes from outside or may be edited: sizes are bounded, nothing is executed.
 """
 
@@ -57,6 +58,15 @@ class ModelFile:
     weights: str = ""
     published: Mapping[str, Any] = field(default_factory=dict)
     kv_bytes_per_token: float | None = None
+    withheld: str = ""  # why nobody can download the weights, empty when they are published
+
+
+def withheld(model_id: str) -> str:
+    """Why the weights of a shipped model cannot be downloaded; empty for published ones, paths and unknown ids."""
+    if model_id.startswith((".", "/", "~")) or _existing(model_id) is not None:
+        return ""
+    shipped = _shipped(model_id)
+    return shipped.withheld if shipped else ""
 
 
 def find(name: str) -> ModelFile:
@@ -201,6 +211,7 @@ def _load_shipped(short: str) -> ModelFile:
         id=meta["id"],
         published=meta["parameters"],
         kv_bytes_per_token=meta.get("kv_bytes_per_token"),
+        withheld=meta.get("withheld", ""),
     )
 
 
@@ -235,4 +246,5 @@ def _variant(shipped: ModelFile, asked: str, words: tuple[str, ...]) -> ModelFil
         weights=weights,
         published=shipped.published,
         kv_bytes_per_token=shipped.kv_bytes_per_token,
+        withheld=shipped.withheld,
     )

@@ -11,6 +11,7 @@ from gemmstone.plan.server import (
     Request,
     Server,
     Setting,
+    dtype,
     max_model_len,
     more_than_one,
     num_seqs,
@@ -45,6 +46,11 @@ def _vllm_obstacle(request: Request) -> str:
             f"vLLM spreads experts over all {deployment.stage_devices} devices of a stage or none of them, "
             f"not {deployment.expert_parallel} ways"
         )
+    if request.nodes > 1 and deployment.attention_dp > 1 and deployment.pipeline_parallel > 1:
+        return (
+            "vLLM keeps all pipeline stages of a data-parallel rank on one node, so that experts of one stage would "
+            f"talk across {request.nodes} nodes, which is not the layout that was priced"
+        )
     rank_devices = deployment.tensor_parallel * deployment.pipeline_parallel
     if request.nodes > 1 and deployment.attention_dp > 1 and request.devices % rank_devices:
         return (
@@ -71,6 +77,7 @@ def _vllm(request: Request) -> Server:
             "memory_fraction": f"{deployment.gpu_memory_utilization:g}",
             "max_model_len": max_model_len(request),
             "quantization": on_loading,
+            "dtype": dtype(request),
             "kv_cache": request.engine.launch.kv_cache.get(deployment.kv_cache),
             "eager": not deployment.cuda_graphs,
         },
@@ -133,6 +140,7 @@ def _sglang(request: Request) -> Server:
             "memory_fraction": f"{deployment.gpu_memory_utilization:g}",
             "max_model_len": max_model_len(request),
             "quantization": on_loading,
+            "dtype": dtype(request),
             "kv_cache": request.engine.launch.kv_cache.get(deployment.kv_cache),
             "eager": not deployment.cuda_graphs,
         },
@@ -184,6 +192,9 @@ def _trtllm(request: Request) -> Server:
 def _trtllm_options(request: Request) -> list[str]:
     """Lines of the YAML file for what the command line has no option for."""
     deployment, lines = request.deployment, []
+    model_dtype = dtype(request)
+    if model_dtype:
+        lines.append(f"dtype: {model_dtype}")
     if deployment.attention_dp > 1:
         lines.append("enable_attention_dp: true")
     if request.workload.input_tokens > deployment.max_num_batched_tokens:
@@ -253,6 +264,7 @@ def _transformers(request: Request) -> Server:
             "max_num_batched_tokens": request.deployment.max_num_batched_tokens,
             "memory_fraction": f"{request.deployment.gpu_memory_utilization:g}",
             "quantization": on_loading,
+            "dtype": dtype(request),
         },
         comments=comments,
     )

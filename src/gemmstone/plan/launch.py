@@ -8,6 +8,7 @@ from __future__ import annotations
 import shlex
 from collections.abc import Mapping
 
+from gemmstone.catalog import model_files
 from gemmstone.catalog.engine_files import EVERY, Engine
 from gemmstone.core.deployment import Deployment, Workload
 from gemmstone.core.errors import BadRequest
@@ -43,6 +44,9 @@ def command(
         moe=moe or deployment.expert_parallel > 1 or deployment.attention_dp > 1,
         checkpoint=checkpoint,
     )
+    withheld = model_files.withheld(request.model_id)
+    if withheld:
+        raise BadRequest(f"no weights of {request.model_id} are published: {withheld}")
     reason = _obstacle(request)
     if reason:
         raise BadRequest(f"no launch command: {reason}")

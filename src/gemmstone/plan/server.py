@@ -103,6 +103,16 @@ def quantization(request: Request) -> tuple[str | None, tuple[str, ...]]:
     )
 
 
+def dtype(request: Request) -> str | None:
+    """The engine's word for the model's 16-bit format where it would not take that one by itself, None otherwise.
+
+    Engines take the checkpoint's; fp16 has to be asked for on devices without bf16, and they read fp32 as fp16.
+    """
+    wanted, stored = request.deployment.model_dtype, request.checkpoint or stored_format(request.model_id)
+    taken = stored if stored in PLAIN else "bf16"
+    return None if wanted == taken else request.engine.launch.dtype.get(wanted)
+
+
 def _hint(wanted: str, model_id: str) -> str:
     name = model_id.rstrip("/").rsplit("/", 1)[-1]
     if wanted in ("fp8", "nvfp4"):
