@@ -19,6 +19,7 @@ QUESTIONS = [
     (*SMALL[:3], "h100-sxm,a100-sxm-80gb,l40s", *SMALL[4:], "--objective", "energy", "--slo", "itl=30ms,e2e=10s"),
     ("plan", "qwen3-30b-a3b", "--on", "4xh200-sxm", "--slo", "tpot=40ms", "--objective", "carbon", "--json"),
 ]
+NOISE = 1e-6  # of the interpolation between loads
 TIE = 0.005  # candidates closer than this are as good as equal: the simpler one comes first
 MEASURES = {
     "throughput": ("output_tokens_per_s", -1),
@@ -41,7 +42,7 @@ class TestEveryPlan:
         assert document["searched"] >= document["feasible"] >= len(document["candidates"]) > 0
         assert document["fallback"] is None
         best, first = document["best"], document["candidates"][0]
-        assert first == {"rank": 1, **best}
+        assert first == {"rank": 1, **{name: best[name] for name in first if name != "rank"}}
         assert [candidate["rank"] for candidate in document["candidates"]] == list(
             range(1, 1 + len(document["candidates"]))
         )
@@ -79,12 +80,22 @@ class TestEveryPlan:
         changes = gemmstone(*arguments).document["sensitivity"]
         assert {"compute", "memory_bandwidth", "memory_capacity", "host_speed"} <= set(changes)
         for resource, change in changes.items():
-            assert change["tpot_s"] <= 1e-9, resource
-            assert change["output_tokens_per_s"] >= -1e-9, resource
-            assert change["output_tokens_per_s"] <= 0.1 + 1e-9, (
-                f"{resource}: ten percent more gives at most ten percent"
-            )
+            assert change["ttft_s"] <= NOISE, resource
+            assert change["tpot_s"] <= NOISE, resource
+            assert change["output_tokens_per_s"] >= -NOISE, resource
+            if "--slo" not in arguments and resource != "memory_capacity":
+                assert change["output_tokens_per_s"] <= 0.1 + NOISE, f"{resource}: more than ten percent"
         assert changes["memory_capacity"]["kv_capacity_tokens"] > 0
+
+    def test_the_best_is_explained(self, gemmstone, arguments):
+        best = gemmstone(*arguments).document["best"]
+        assert set(best["limit"]) == set(best["metrics"])
+        assert best["limit"]["tpot_s"]["value"] < value(best, "tpot_s")
+        assert best["limit"]["output_tokens_per_s"]["value"] > value(best, "output_tokens_per_s")
+        assert [step["name"] for step in best["tree"]["parts"]] == ["prefill step", "decode step"]
+        parts = best["memory"]["parts"]
+        assert sum(part["bytes"] for part in parts) == pytest.approx(best["memory"]["bytes"])
+        assert {"weights", "kv cache"} <= {part["name"] for part in parts}
 
     def test_predict_says_the_same_of_the_best(self, gemmstone, arguments):
         document = gemmstone(*arguments).document
@@ -104,9 +115,10 @@ class TestEveryPlan:
             **({"--weights": run["weights"]} if run["weights"] != run["model_dtype"] else {}),
         }
         words = [str(word) for option in options.items() for word in option]
-        predicted = gemmstone("predict", arguments[1], *words, "--json").document["metrics"]
+        predicted = gemmstone("predict", arguments[1], *words, "--json").document
         for name in ("ttft_s", "tpot_s", "output_tokens_per_s", "energy_j_per_output_token"):
-            assert predicted[name]["value"] == pytest.approx(value(best, name), rel=1e-9), name
+            assert predicted["metrics"][name]["value"] == pytest.approx(value(best, name), rel=1e-9), name
+            assert predicted["limit"][name]["value"] == pytest.approx(best["limit"][name]["value"], rel=1e-9), name
 
 
 class TestLaunch:
@@ -208,6 +220,19 @@ class TestNothingFeasible:
         assert outcome.printed["fallback"]["candidate"] is None
         assert "does not fit" in {rejection["reason"] for rejection in outcome.printed["rejected"]}
         assert "nothing fits" in outcome.problem
+        assert "int4 weights on 4xh100-sxm" in outcome.problem
+
+    def test_what_is_said_to_fit_does(self, gemmstone):
+        wide = ("plan", "llama-3.1-70b", "--on", "2xrtx-4090", "--json", "--weights", "bf16")
+        assert "int4 weights on 2xrtx-4090" in gemmstone(*wide).problem
+        assert gemmstone(*wide[:-1], "int4").document["feasible"] > 0
+        assert gemmstone(*wide[:-2]).document["best"]["deployment"]["weights"] == "int4"
+
+    def test_an_unknown_price_rejects_only_what_has_none(self, gemmstone):
+        question = (*SMALL[:3], "h100-sxm,max-1550", *SMALL[4:], "--engine", "generic", "--objective", "cost")
+        document = gemmstone(*question).document
+        assert {candidate["hardware"] for candidate in document["candidates"]} == {"1xh100-sxm"}
+        assert "price not known" in {rejection["reason"] for rejection in document["rejected"]}
 
     def test_for_people(self, gemmstone):
         outcome = gemmstone(*LARGE[:-1], "--slo", "tpot=1ms")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, replace
 from typing import Any
 
@@ -13,6 +13,7 @@ from gemmstone.core import dtypes
 from gemmstone.core.errors import GemmstoneError
 from gemmstone.core.hardware import Device
 from gemmstone.plan import launch, pareto
+from gemmstone.plan.remedies import would_fit
 from gemmstone.plan.search import TARGETS, Candidate, Found, Question, layout
 from gemmstone.plan.sensitivity import sensitivity
 from gemmstone.predict.economics import Economics
@@ -27,7 +28,7 @@ LOSSY_BYTES = 1.9  # an element narrower than this loses something against 16 bi
 def document(
     question: Question, found: Found, economics: Callable[[Device], Economics], *, detail: bool
 ) -> dict[str, Any]:
-    """The plan's document; `detail` adds breakdown, roofline, memory and load curve of the best."""
+    """The plan's document; the best comes with its limit, terms and memory, `detail` adds roofline and load curve."""
     best = found.ranked[0] if found.ranked else None
     shown = best or found.nearest
     body: dict[str, Any] = {
@@ -54,11 +55,12 @@ def document(
     }
     if best is not None:
         costs = economics(best.system.cluster.device)
-        body["sensitivity"] = sensitivity(best, costs)
+        body["best"] |= _explained(best, costs)
+        body["sensitivity"] = sensitivity(best, costs, question.slo)
         body["launch_commands"] = _commands(question, best)
         body["launch"] = body["launch_commands"].get(best.system.engine.name, "")
         if detail:
-            body["detail"] = _detail(best, costs)
+            body["detail"] = _detail(best, body["best"])
     else:
         body["fallback"] = _fallback(question, found.nearest)
     return body
@@ -137,9 +139,11 @@ def _commands(question: Question, best: Candidate) -> dict[str, str]:
 
 def _fallback(question: Question, nearest: Candidate | None) -> dict[str, Any]:
     if nearest is None:
+        fitting = would_fit(question)
+        way_out = f"what would fit: {', or '.join(fitting)}" if fitting else "use more or larger devices"
         return {
             "message": f"nothing fits: no deployment of {question.model} on {', '.join(question.hardware)} is possible; "
-            "use more or larger devices, or narrower weights",
+            f"{way_out}",
             "candidate": None,
         }
     missed = [
@@ -156,11 +160,21 @@ def _fallback(question: Question, nearest: Candidate | None) -> dict[str, Any]:
     }
 
 
-def _detail(best: Candidate, economics: Economics) -> dict[str, Any]:
-    """Breakdown of a prompt and a decode step, every operation on the roofline, memory, and the curve over loads."""
+def _explained(best: Candidate, economics: Economics) -> dict[str, Any]:
+    """The physical limit at the same load in the shape of the metrics, a prompt and a decode step by term, and memory."""
+    found, load = best.answer, best.point
+    at_limit = answer(at_the_limit(best.system), found.workload, economics, best.loads[load : load + 1])
+    return {
+        "limit": documents.bound_metrics(at_limit),
+        "tree": documents.tree(found, load),
+        "memory": documents.memory(found, load),
+    }
+
+
+def _detail(best: Candidate, explained: Mapping[str, Any]) -> dict[str, Any]:
+    """What the page draws: breakdown and memory, every operation on the roofline, and the curve over loads."""
     found, load = best.answer, best.point
     device = best.system.cluster.device
-    at_limit = answer(at_the_limit(best.system), found.workload, economics, best.loads[load : load + 1])
     ops: list[dict[str, Any]] = [
         {
             "phase": phase,
@@ -174,9 +188,9 @@ def _detail(best: Candidate, economics: Economics) -> dict[str, Any]:
     ]
     names = ("ttft_s", "tpot_s", "output_tokens_per_s", "output_tokens_per_s_per_user", "power_w_per_device")
     return {
-        "tree": documents.tree(found, load),
-        "memory": documents.memory(found, load),
-        "limit": {name: metric["value"] for name, metric in documents.metrics(at_limit).items()},
+        "tree": explained["tree"],
+        "memory": explained["memory"],
+        "limit": {name: metric["value"] for name, metric in explained["limit"].items()},
         "roofline": {
             "peak_flop_per_s": dict(device.peak_flop_per_s),
             "bandwidth_bytes_per_s": device.memory_bandwidth_bytes_per_s,

@@ -1,16 +1,28 @@
-"""What ten percent more of each resource would change for a chosen deployment at its load."""
+"""What ten percent more of each resource would change for a chosen deployment.
+
+Latencies are compared at the same requests/s: with the number in flight held, a faster step also brings the next prompts
+sooner, and a time to first token would seem to suffer from a faster memory. Throughput is the best within the latency
+targets, at the load that then serves it best; loads count as continuous here, so that a step of one request does not hide
+or exaggerate a change.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
+from typing import NamedTuple
+
+import numpy as np
 
 from gemmstone.catalog import device_files
+from gemmstone.core.deployment import Array
 from gemmstone.core.errors import BadRequest
 from gemmstone.core.hardware import Device
-from gemmstone.plan.search import Candidate
+from gemmstone.plan import loads
+from gemmstone.plan.search import TARGETS, Candidate
 from gemmstone.predict.economics import Economics
 from gemmstone.predict.pricing import Pricing
-from gemmstone.simulate.metrics import answer
+from gemmstone.simulate.metrics import Answer, answer
 from gemmstone.simulate.system import System, assemble
 
 # resource -> the device fields that hold it
@@ -21,24 +33,88 @@ RESOURCES: dict[str, tuple[str, ...]] = {
     "link_bandwidth": ("link.scale_up.bandwidth",),
     "host_speed": (),
 }
-METRICS = ("ttft_s", "tpot_s", "output_tokens_per_s", "kv_capacity_tokens")
 STEP = "+10%"
 FASTER_HOST = 1.0 / 1.1
+NEAR = np.concatenate(
+    [np.linspace(0.7, 0.95, 6), np.linspace(0.96, 1.0, 9)]
+)  # of the chosen load: where a rate is found
+SWEEP_POINTS = 24
+ROUNDING = 1e-12
+SWEEPS = 2  # after the first, each between the neighbours of the best load of the last
 
 
-def sensitivity(candidate: Candidate, economics: Economics) -> dict[str, dict[str, float]]:
-    """Relative change of the main metrics for +10% of each resource, everything else and the load held."""
-    before = {name: candidate.value(name) for name in METRICS}
+class _Standing(NamedTuple):
+    """Seconds at the requests/s that are held; tokens/s at best within the targets; tokens of cache."""
+
+    ttft_s: float
+    tpot_s: float
+    output_tokens_per_s: float
+    kv_capacity_tokens: float
+
+
+def sensitivity(candidate: Candidate, economics: Economics, slo: Mapping[str, float]) -> dict[str, dict[str, float]]:
+    """Relative change of each metric for +10% of each resource; `slo` in seconds by the targets' names."""
+    held = candidate.value("requests_per_s")
+    before = _standing(candidate.system, candidate, economics, slo, held)
     changes: dict[str, dict[str, float]] = {}
     for resource, fields in RESOURCES.items():
         made = _changed(candidate.system, fields)
-        if made is None:
-            continue
-        found = answer(
-            made, candidate.answer.workload, economics, candidate.loads[candidate.point : candidate.point + 1]
-        )
-        changes[resource] = {name: float(found.metrics[name].value[0]) / before[name] - 1.0 for name in METRICS}
+        if made is not None:
+            after = _standing(made, candidate, economics, slo, held)
+            changes[resource] = {
+                name: new / old - 1.0 for name, new, old in zip(_Standing._fields, after, before, strict=True)
+            }
     return changes
+
+
+def _standing(
+    made: System, candidate: Candidate, economics: Economics, slo: Mapping[str, float], requests_per_s: float
+) -> _Standing:
+    work, ranks = candidate.answer.workload, loads.ranks(made)
+    chosen = float(candidate.loads[candidate.point])
+    whole = np.geomspace(1.0, loads.most(made, work), SWEEP_POINTS) * ranks
+    swept = answer(made, work, economics, np.union1d(whole, NEAR * chosen))
+    return _Standing(
+        ttft_s=_at_rate(swept, "ttft_s", requests_per_s),
+        tpot_s=_at_rate(swept, "tpot_s", requests_per_s),
+        output_tokens_per_s=_best_within(made, swept, economics, slo),
+        kv_capacity_tokens=made.kv_capacity_tokens,
+    )
+
+
+def _at_rate(swept: Answer, metric: str, requests_per_s: float) -> float:
+    """A metric where a sweep over rising loads first delivers a rate, interpolated between its neighbours."""
+    delivered = np.maximum.accumulate(swept.metrics["requests_per_s"].value)
+    after = min(int(np.searchsorted(delivered, requests_per_s * (1.0 - ROUNDING))), len(delivered) - 1)
+    first = max(after - 1, 0)
+    values = swept.metrics[metric].value[[first, after]]
+    return float(np.interp(requests_per_s, delivered[[first, after]], values))
+
+
+def _best_within(made: System, swept: Answer, economics: Economics, slo: Mapping[str, float]) -> float:
+    """Most output tokens/s within the targets; swept again ever closer to that load, interpolated at the target."""
+    in_flight = np.asarray(swept.steady.running + swept.steady.waiting) * loads.ranks(made)
+    for _ in range(SWEEPS):
+        best = int(np.argmax(np.where(_misses(swept, slo) <= 1.0, swept.metrics["output_tokens_per_s"].value, -1.0)))
+        low, high = in_flight[max(best - 1, 0)], in_flight[min(best + 1, len(in_flight) - 1)]
+        in_flight = np.linspace(low, high, SWEEP_POINTS)
+        swept = answer(made, swept.workload, economics, in_flight)
+    misses, tokens = _misses(swept, slo), swept.metrics["output_tokens_per_s"].value
+    within = np.flatnonzero(misses <= 1.0)
+    if not len(within):
+        return float(tokens[np.argmin(misses)])  # the target is met at one load alone, and here within rounding
+    last = int(within[-1])
+    most = float(tokens[within].max())
+    if last + 1 == len(misses):
+        return most
+    share = (1.0 - misses[last]) / (misses[last + 1] - misses[last])
+    return max(most, float(tokens[last] + share * (tokens[last + 1] - tokens[last])))
+
+
+def _misses(found: Answer, slo: Mapping[str, float]) -> Array:
+    """The worst latency over its target at each load [loads]; 0 without targets."""
+    ratios = [found.metrics[TARGETS[name]].value / bound for name, bound in slo.items()]
+    return np.max(ratios, axis=0) if ratios else np.zeros(found.steady.loads)
 
 
 def _changed(system: System, fields: tuple[str, ...]) -> System | None:

@@ -1,0 +1,61 @@
+"""Where nothing fits: the narrower weights or the larger number of the same devices with which it would."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from gemmstone.catalog import engine_files
+from gemmstone.catalog.engine_files import Engine
+from gemmstone.core.errors import BadRequest
+from gemmstone.core.hardware import Cluster
+from gemmstone.core.model import Model
+from gemmstone.graph.memory import memory
+from gemmstone.plan.layouts import LAST_RESORT_WEIGHTS, NARROWER_WEIGHTS, choices, narrower
+from gemmstone.plan.search import Question
+from gemmstone.predict.deploy import Choice, resolve
+from gemmstone.simulate.scenario import Hardware, load_cluster, load_model
+from gemmstone.simulate.steady import lengths, slots
+
+MULTIPLES = (1, 2, 4, 8, 16, 32)  # of the devices given
+MOST_HARDWARE = 3  # choices looked at; more would not fit a line
+
+
+def would_fit(question: Question) -> list[str]:
+    """What would hold model and one request, a phrase a hardware choice: int4 weights on 4xh100-sxm. May be empty."""
+    model = load_model(question.model)
+    engine = engine_files.find(question.engines[0])
+    phrases = []
+    for spec in question.hardware[:MOST_HARDWARE]:
+        cluster = load_cluster(Hardware(spec, None, question.edits))
+        formats = narrower(model, cluster, engine, (*NARROWER_WEIGHTS, *LAST_RESORT_WEIGHTS))
+        fewest = 0
+        for weights in ((question.weights or (None,))[0], *formats[-1:]):
+            found = next((size for size in _larger(cluster) if _fits(question, model, size, engine, weights)), None)
+            if found is not None and found.num_devices != fewest:
+                fewest = found.num_devices
+                shown = f"{weights} weights" if weights else "the checkpoint"
+                phrases.append(f"{shown} on {found.num_devices}x{found.device.slug}")
+    return list(dict.fromkeys(phrases))
+
+
+def _larger(cluster: Cluster) -> list[Cluster]:
+    return [replace(cluster, num_devices=cluster.num_devices * factor) for factor in MULTIPLES]
+
+
+def _fits(question: Question, model: Model, cluster: Cluster, engine: Engine, weights: str | None) -> bool:
+    size = lengths(question.workload, question.prefix_hit_frac)
+    common = Choice(
+        gpu_memory_utilization=question.gpu_memory_utilization, max_num_batched_tokens=question.max_num_batched_tokens
+    )
+    tried = (weights,) if weights else ()
+    for choice in choices(model, cluster, engine, tried, question.kv_caches, common):
+        if choice.weights != weights:
+            continue
+        try:
+            run = resolve(model, cluster, engine, choice)
+        except BadRequest:
+            continue
+        room = memory(model, cluster.device, run)
+        if room.fits and room.kv_capacity_tokens >= size.prompt + size.output:
+            return slots(run, room.kv_capacity_tokens, size) >= 1
+    return False
