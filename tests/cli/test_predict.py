@@ -200,6 +200,35 @@ class TestFormats:
         }
         assert formats == {"vllm": "bf16", "sglang": "bf16", "trtllm": "fp8"}
 
+    @pytest.mark.parametrize(
+        ("device", "asked", "resolved"),
+        [
+            ("h100-sxm", ("--weights", "w4a8"), ("int4", "fp8", "bf16")),
+            ("a100-sxm-80gb", ("--weights", "w8a8"), ("int8", "int8", "bf16")),
+            ("t4", (), ("fp16", "fp16", "fp16")),
+            ("h100-sxm", ("--weights", "int4", "--engine", "trtllm"), ("int4", "bf16", "fp8")),
+        ],
+    )
+    def test_what_device_and_engine_make_of_it(self, gemmstone, device, asked, resolved):
+        small = ("predict", "llama-3.2-1b", "--on", device, "--json")
+        run = gemmstone(*small, *asked).document["deployment"]
+        assert (run["weights"], run["activations"], run["kv_cache"]) == resolved
+
+    @pytest.mark.parametrize(
+        ("asked", "named"),
+        [
+            (("--activations", "fp8"), "no engine multiplies bf16 weights by fp8"),
+            (("--activations", "nvfp4"), "it computes in fp32, tf32, bf16, fp16, fp8, int8"),
+            (("--weights", "q4_k_m", "--engine", "vllm"), "it takes bf16, fp16, fp32, fp8"),
+            (("--kv", "q8_0", "--engine", "vllm"), "it takes bf16, fp16, fp8"),
+            (("--weights", "w5a8"), "unknown number format 'w5a8'"),
+        ],
+    )
+    def test_formats_that_nobody_runs_are_refused(self, gemmstone, asked, named):
+        outcome = gemmstone(*SMALL, *asked)
+        assert (outcome.code, outcome.out) == (2, "")
+        assert named in outcome.problem
+
     def test_suffix_of_the_model_sets_the_weights(self, gemmstone):
         document = gemmstone("predict", "meta-llama/Llama-3.1-8B-Instruct-FP8", "--on", "h100-sxm", "--json").document
         assert document["deployment"]["weights"] == "fp8"
