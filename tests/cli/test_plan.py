@@ -246,6 +246,36 @@ def test_tables_for_people(gemmstone):
     assert (outcome.code, outcome.err) == (0, "")
     for expected in ("ttft <= 2 s", "deployments searched", "+10% of", "start the best with:", "vllm serve"):
         assert expected in outcome.out
+    assert not re.search(r"[+-]0\.0%", outcome.out)
+
+
+def test_the_best_is_explained_on_eighty_columns(gemmstone, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "80")
+    out = gemmstone(*LARGE[:-1], *TARGETS, "--weights", "fp8", "--kv", "fp8").out
+    explained = out[out.index("the best, ") : out.index("+10% of")]
+    for expected in (
+        "physical limit",
+        "energy per token",
+        "USD per million tokens",
+        "g CO2 per million tokens",
+        "prefill step, ",
+        "decode step, ",
+        "bound by memory: ",
+        "memory of a device",
+        "weights",
+        "kv cache",
+        "check the quality",
+    ):
+        assert expected in explained
+    assert max(len(line) for line in out[: out.index("start the best with:")].splitlines()) <= 80
+
+
+def test_a_faster_memory_does_not_slow_the_first_token(gemmstone):
+    """At the same requests/s: with the number in flight held, prompts would come sooner and wait for each other."""
+    changes = gemmstone(*LARGE, *TARGETS).document["sensitivity"]["memory_bandwidth"]
+    assert changes["ttft_s"] < 0
+    assert changes["tpot_s"] < 0
+    assert changes["output_tokens_per_s"] > 0.01
 
 
 @pytest.mark.parametrize(

@@ -35,6 +35,20 @@ SHOWN: dict[str, tuple[str, str]] = {
 DEPTH = 4
 WIDE = 110  # columns from which candidates are shown with their bands
 TOP_TERMS = 6
+MAIN_TERMS = 4  # of a step, where a line has to do
+SMALLEST_CHANGE = 0.0005  # that is shown with its sign
+# metrics of the best plan shown beside their limit -> whether more is better; None: no distance that means something
+OF_THE_BEST: dict[str, bool | None] = {
+    "ttft_s": False,
+    "tpot_s": False,
+    "output_tokens_per_s": True,
+    "energy_j_per_output_token": False,
+    "usd_per_million_output_tokens": False,
+    "gco2_per_million_output_tokens": False,
+    "power_w_per_device": None,
+    "mfu_frac": None,
+    "mbu_frac": None,
+}
 
 
 def _console() -> Console:
@@ -107,6 +121,7 @@ def print_plan(document: Mapping[str, Any], page: str | None) -> None:
             _print_candidates(console, [document["fallback"]["candidate"]])
     else:
         _print_candidates(console, document["candidates"])
+        _print_best(console, document["best"])
         _print_sensitivity(console, document["sensitivity"])
     for entry in document["rejected"]:
         console.print(Text(f"rejected {entry['count']}: {entry['reason']} ({entry['example']})", style="dim"))
@@ -157,11 +172,51 @@ CANDIDATE_COLUMNS: tuple[tuple[str, Callable[[Mapping[str, Any], bool], str], bo
 )
 
 
+def _print_best(console: Console, best: Mapping[str, Any]) -> None:
+    """The best beside the physical limit, what its steps are made of, its memory, and what it gives up."""
+    console.print(Text(f"the best, {best['layout']}, at {best['concurrency']:.0f} requests in flight", style="bold"))
+    table = _table("", "predicted", "physical limit", "of the limit")
+    for name, more in OF_THE_BEST.items():
+        metric, limit = best["metrics"].get(name), best["limit"].get(name)
+        if metric is not None and limit is not None:
+            cells = (_number(name, metric["value"]), _number(name, limit["value"]))
+            table.add_row(SHOWN[name][0].strip(), *cells, _reached(metric["value"], limit["value"], more))
+    console.print(table)
+    for step in best["tree"]["parts"]:
+        console.print(
+            f"{step['name']}, {units.show(step['time_s'], 's')}, bound by {step['bound']}: {_main_terms(step)}"
+        )
+    console.print(_memory_tree(best["memory"], depth=1))
+    for note in best["notes"]:
+        console.print(Text(f"note: {note}", style="yellow"))
+
+
+def _reached(value: float, limit: float, more: bool | None) -> str:
+    """How much of what physics allows is reached; a dash where that has no meaning."""
+    if more is None or not (value > 0 and limit > 0):
+        return "-"
+    return f"{100 * (value / limit if more else limit / value):.0f}%"
+
+
+def _main_terms(step: Mapping[str, Any]) -> str:
+    """The largest terms of a step with their share of its time."""
+    times: dict[str, float] = {}
+    for leaf in _leaves(step):
+        times[leaf["name"]] = times.get(leaf["name"], 0.0) + leaf["time_s"]
+    largest = sorted(times.items(), key=lambda term: -term[1])[:MAIN_TERMS]
+    return ", ".join(f"{name} {100 * time_s / step['time_s']:.0f}%" for name, time_s in largest if time_s > 0)
+
+
+def _change(fraction: float) -> str:
+    return f"{100 * fraction:+.1f}%" if abs(fraction) >= SMALLEST_CHANGE else "0%"
+
+
 def _print_sensitivity(console: Console, changes: Mapping[str, Mapping[str, float]]) -> None:
-    table = _table("+10% of", "TTFT", "TPOT", "tokens/s", "KV capacity")
+    """Latencies at the same requests/s, throughput at the load that then serves the targets best."""
+    table = _table("+10% of", "TTFT", "TPOT", "best tokens/s", "KV capacity")
     for resource, change in changes.items():
         names = ("ttft_s", "tpot_s", "output_tokens_per_s", "kv_capacity_tokens")
-        table.add_row(resource.replace("_", " "), *(f"{100 * change[name]:+.1f}%" for name in names))
+        table.add_row(resource.replace("_", " "), *(_change(change[name]) for name in names))
     console.print(table)
 
 
@@ -198,17 +253,17 @@ def print_memory(node: Mapping[str, Any]) -> None:
     _console().print(_memory_tree(printable(node)))
 
 
-def _memory_tree(node: Mapping[str, Any]) -> Tree:
+def _memory_tree(node: Mapping[str, Any], depth: int = DEPTH) -> Tree:
     root = Tree(f"memory of a device: {units.show(float(node['bytes']), 'bytes')}")
-    _branch(root, node["parts"], depth=1)
+    _branch(root, node["parts"], depth)
     return root
 
 
 def _branch(tree: Tree, parts: Iterable[Mapping[str, Any]], depth: int) -> None:
     for part in parts:
         branch = tree.add(Text(f"{units.show(float(part['bytes']), 'bytes'):>9}  {part['name']}"))
-        if depth < DEPTH:
-            _branch(branch, part["parts"], depth + 1)
+        if depth > 1:
+            _branch(branch, part["parts"], depth - 1)
 
 
 def _print_warnings(console: Console, warnings: Iterable[str]) -> None:
