@@ -1,5 +1,7 @@
 """The time of messages between devices and of kernels that move bytes: by hand, at limits, and against measurements."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -125,7 +127,14 @@ def test_links_of_a_cluster():
     )
     assert (both.link_bytes_per_s, both.outer_bytes_per_s, both.node_devices) == (9.0, 2.0, 8.0)
     cards = with_links(RATES, Cluster(device=device(host=host), num_devices=4, devices_per_node=1))
-    assert (cards.link_bytes_per_s, cards.outer_bytes_per_s, cards.node_devices) == (3.0, 3.0, 8.0)
+    assert (cards.link_bytes_per_s, cards.outer_bytes_per_s, cards.node_devices) == (3.0, 0.0, 8.0)
+    pairs = replace(inside, domain=2)
+    bridged = with_links(RATES, Cluster(device=device(scale_up=pairs, host=host), num_devices=4, devices_per_node=2))
+    assert (bridged.link_bytes_per_s, bridged.outer_bytes_per_s, bridged.node_devices) == (9.0, 3.0, 2.0)
+    fused = Link(bandwidth_bytes_per_s=450e9)
+    assert (
+        with_links(RATES, Cluster(device=device(host=fused), num_devices=2, devices_per_node=1)).link_bytes_per_s == 0.0
+    )
 
 
 # Microseconds from the tables of aiconfigurator-core 0.12.0 (Apache-2.0), systems/data/GPU/comm; message in bytes. The

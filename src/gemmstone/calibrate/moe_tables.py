@@ -158,6 +158,7 @@ def _sample(table: tables.Table, dtype: str, kernel: str, rows: pl.DataFrame) ->
         expert_parallel=ranks,
         imbalance=loads[:, 0] * ranks / (tokens * top),
         touched=loads[:, 1],
+        dispatched=False,
         weights=weights,
         activations=activations,
     )
@@ -165,8 +166,8 @@ def _sample(table: tables.Table, dtype: str, kernel: str, rows: pl.DataFrame) ->
     return Sample(
         device=table.device,
         engine=table.backend,
-        variant=op.variant,
-        # the variant does not tell int4 from mxfp4 weights, and their kernels may have the same name
+        variant=op.variant.partition("-mxfp4")[0],
+        # this variant does not tell int4 from mxfp4 weights, and their kernels may have the same name
         kernel=f"{kernel} {weights}" if op.variant != weights else kernel,
         op=op,
         seconds=latency * 1e-3,

@@ -16,6 +16,9 @@ from gemmstone.ops.matmul import QUANTIZE_BYTES, kernel_variant
 # Mean of the largest of n sums of skewed loads: 1 + scale deviation^power (2 ln n)^(tail/2). Fitted to simulated routing by
 # calibrate.moe_tables.fit_skew_maximum: 2% median, 3% mean error over 6 to 512 experts and 2 to 64 devices.
 SKEW_MAXIMUM = (0.6067, 1.17, 1.584)
+# Beyond a node's ranks tokens are sent to the ranks that want them (https://github.com/deepseek-ai/DeepEP); up to there
+# engines gather all tokens on all ranks, as vLLM's default allgather_reducescatter does (docs.vllm.ai, expert parallel deployment).
+GATHERED_RANKS = 8
 
 
 def experts_touched(tokens: Numbers, num_experts: Numbers, experts_per_token: Numbers) -> Any:
@@ -93,6 +96,7 @@ def grouped_gemm(
     expert_parallel: Numbers = 1.0,
     imbalance: Numbers = 1.0,
     touched: Numbers | None = None,
+    dispatched: bool | None = None,
     gated: bool = True,
     weights: str = "bf16",
     activations: str = "bf16",
@@ -102,14 +106,21 @@ def grouped_gemm(
 
     tokens: all tokens of the expert-parallel group together. intermediate: the expert's share on this device after tensor
     parallelism. imbalance: rows of the busiest device over the mean. touched: distinct experts this device computes; the
-    expectation of a router without preferences when not given.
+    expectation of a router without preferences when not given. dispatched: this device sees only the tokens that want one of
+    its experts, instead of those of the whole group; when not given, so beyond GATHERED_RANKS.
     """
+    if dispatched is None:
+        dispatched = bool(np.all(np.asarray(expert_parallel) > GATHERED_RANKS))
     local = num_experts / expert_parallel
     rows = tokens * experts_per_token / expert_parallel * imbalance
     if touched is None:
         # the busiest device sees its experts asked for `imbalance` times as often as the others'
         touched = experts_touched(tokens * imbalance, num_experts, experts_per_token) / expert_parallel
     touched = np.minimum(np.minimum(local, touched), np.asarray(rows, dtype=float))
+    seen, visited = tokens, tokens * experts_per_token
+    if dispatched:
+        wanted = 1.0 - np.power(1.0 - experts_per_token / num_experts, local)
+        seen, visited = np.minimum(tokens * np.minimum(wanted * imbalance, 1.0), rows), rows
     matrices = 3.0 if gated else 2.0
     quantized = activations not in ("bf16", "fp16", "fp32", "tf32")
     element = dtypes.size(activations)
@@ -125,8 +136,8 @@ def grouped_gemm(
         variant=kernel_variant(weights, activations),
         count=count,
         shape={
-            "tokens": tokens,
-            "routed_rows": tokens * experts_per_token,
+            "tokens": seen,
+            "routed_rows": visited,
             "rows": rows,
             "touched": touched,
             "local_experts": local,

@@ -46,7 +46,9 @@ RELATIVES: dict[str, Relative] = {
 STRANGER = Relative(("a100-sxm-80gb",), OTHER_VENDOR)  # for an architecture without a relative
 LAST_LENDERS = ("h100-sxm", "a100-sxm-80gb")  # of what a relative has only bad fits of, or none
 MAX_LENT_ERROR = 0.25  # mean held-out error of a fit, above which it is kept for its own device
-UNSPLIT_UNITS = 4.0  # a decode kernel that reads one sequence no faster than so many compute units' share of the bandwidth
+UNSPLIT_UNITS = (
+    4.0  # a decode kernel that reads one sequence no faster than so many compute units' share of the bandwidth
+)
 # Products that only some tables have and every device could run: looked for at other devices before another format stands in.
 WEIGHT_ONLY = ("w4a16", "w8a16")
 

@@ -31,6 +31,22 @@ KERNELS_OF: dict[str, tuple[str, ...]] = {
 GENERIC = ("vllm", "trtllm", "sglang")
 UNPACKED = ("int4", "mxfp4")  # formats of 4-bit weights that are multiplied in bf16
 SHARED = "nccl"  # a library that every engine can fall back on
+# Numbers of a shape whose range counts. Below it launches decide, which the forms have; the others follow from these.
+SIZES = (
+    "m",
+    "n",
+    "k",
+    "batch",
+    "tokens",
+    "context",
+    "heads",
+    "rows",
+    "touched",
+    "hidden",
+    "intermediate",
+    "message_bytes",
+    "ranks",
+)
 STAND_IN_ERROR = (
     0.15  # added (in quadrature) when another variant's coefficients stand in; see docs/physics/borrowing.md
 )
@@ -42,6 +58,7 @@ class Candidates(NamedTuple):
     coefficients: tuple[Mapping[str, float], ...]
     source: str
     error_frac: float
+    highest: Mapping[str, float]  # of each number of the shape, in any of the measurements
 
 
 def candidates(lent: Lender, family: str, variant: str, engine: str, launch_factor: float = 1.0) -> Candidates:
@@ -68,7 +85,7 @@ def candidates(lent: Lender, family: str, variant: str, engine: str, launch_fact
                     error += SAME_VENDOR**2
                 source = "borrowed" if lent.borrowed or elsewhere or stand_in != variant else "fitted"
                 in_graphs = tuple(_in_a_graph(fit, launch_factor) for fit in fits)
-                return Candidates(in_graphs, source, error**0.5)
+                return Candidates(in_graphs, source, error**0.5, _highest(fits))
     raise BadRequest(f"no coefficients for {family} in {variant} on {lent.device}: use --fidelity limit")
 
 
@@ -79,6 +96,16 @@ def _serves(fit: Fit, variant: str) -> bool:
         return False
     unpacked = fit.kernel.rpartition(" ")[2]
     return unpacked not in UNPACKED or unpacked == (flavour or UNPACKED[0])
+
+
+def _highest(fits: tuple[Fit, ...]) -> Mapping[str, float]:
+    """Largest measured value of each number that tells how much work there is; those that were 0 throughout tell nothing."""
+    found: dict[str, float] = {}
+    for fit in fits:
+        for name, (_, high) in fit.valid.items():
+            if high > 0 and name in SIZES:
+                found[name] = max(found.get(name, 0.0), high)
+    return found
 
 
 def _in_a_graph(fit: Fit, launch_factor: float) -> Mapping[str, float]:

@@ -7,6 +7,8 @@ error band widens by what such a transfer was measured to cost.
 
 from __future__ import annotations
 
+import math
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 
@@ -21,20 +23,25 @@ from gemmstone.core.work import Op
 from gemmstone.predict.borrowing import Lender, lender
 from gemmstone.predict.coefficients import Candidates, candidates
 from gemmstone.predict.kernels import FORMS
-from gemmstone.predict.kernels.collective import with_links
+from gemmstone.predict.kernels.collective import HOST_DEVICES, traffic, with_links
 from gemmstone.predict.power import dynamic_energy_j
 
+# Added to the relative error for each factor e that a shape lies beyond the measured ones. Judgement: the forms grow with the
+# work as they should, and what a kernel changes on the way (tiles, splits) is what the error inside the range is made of.
+EXTRAPOLATION_ERROR = 0.1
 COLLECTIVES = ("all_reduce", "all_gather", "reduce_scatter", "all_to_all", "send_recv")
 
 
 @dataclass(kw_only=True)
 class Pricing:
-    """Prices operations for one cluster, engine and fidelity. Caches what it looked up; otherwise without state."""
+    """Prices operations for one cluster, engine and fidelity. Caches what it looked up and notes what it extrapolated."""
 
     cluster: Cluster
     engine: str
     fidelity: str = "calibrated"
     engine_fit: EngineFit = EngineFit()
+    # (kind of operation, number of its shape) -> factor by which it went beyond the measurements
+    extrapolated: dict[tuple[str, str], float] = field(default_factory=dict, init=False, repr=False)
     _candidates: dict[tuple[str, str], Candidates] = field(default_factory=dict, init=False, repr=False)
 
     def price(self, op: Op) -> Estimate:
@@ -92,15 +99,30 @@ class Pricing:
                     f"no link is known that joins {device.slug} devices: "
                     "use one device a replica or give a link with --set link.scale_up.bandwidth=..."
                 )
+            reach = max(rates.node_devices, float(HOST_DEVICES) if rates.outer_bytes_per_s else 0.0)
+            if device.scale_out is None and float(op.shape["ranks"]) > reach:
+                raise BadRequest(
+                    f"no network is known between nodes of {device.slug}: "
+                    "give one with --set link.scale_out.bandwidth=50GB/s"
+                )
         return rates
 
     def _roofline(self, op: Op) -> KernelTime:
+        """No kernel can be faster: each level of the links, the arithmetic, and the bytes that no chip memory can keep."""
         rates = self.rates(op)
-        compute_s = np.asarray(op.flop, dtype=float) / rates.flop_per_s
         if op.kind in COLLECTIVES:
-            network_s = np.asarray(op.wire_bytes, dtype=float) / rates.link_bytes_per_s
+            sent = traffic(op, rates)
+            network_s = sent.wire / rates.link_bytes_per_s
+            if rates.outer_bytes_per_s:
+                network_s = np.maximum(network_s, sent.outside / rates.outer_bytes_per_s)
             return KernelTime(network_s, network_s=network_s)
-        memory_s = np.asarray(op.bytes, dtype=float) / rates.bytes_per_s
+        flop_per_s, moved = rates.flop_per_s, np.asarray(op.bytes, dtype=float)
+        if "attention" in op.kind or "latent" in op.kind:  # kernels with a narrow cache may compute in its format
+            flop_per_s = max(flop_per_s, self.peak_flop_per_s(op.variant))
+        if op.kind == "elementwise":  # what the kernel before has written may still be on the chip
+            moved = np.maximum(moved - self.cluster.device.on_chip_bytes, 0.0)
+        compute_s = np.asarray(op.flop, dtype=float) / flop_per_s
+        memory_s = moved / rates.bytes_per_s
         return KernelTime(np.maximum(compute_s, memory_s), compute_s, memory_s)
 
     def _calibrated(self, op: Op) -> tuple[KernelTime, str, float]:
@@ -111,8 +133,21 @@ class Pricing:
         for coefficients in found.coefficients[1:]:  # an engine takes the faster kernel for each shape
             timed = _faster(timed, form(op, rates, coefficients))
         if op.kind in COLLECTIVES:
-            timed = timed._replace(time_s=timed.time_s * self.engine_fit.communication_factor)
-        return timed, found.source, found.error_frac
+            least_s = self._roofline(op).time_s  # whatever an engine's factor says
+            timed = timed._replace(time_s=np.maximum(timed.time_s * self.engine_fit.communication_factor, least_s))
+        return timed, found.source, found.error_frac + EXTRAPOLATION_ERROR * self._beyond(op, found.highest)
+
+    def _beyond(self, op: Op, highest: Mapping[str, float]) -> float:
+        """Log of how far the largest number of an operation's shape lies above all that its kernels were measured with."""
+        beyond = 0.0
+        for name, most in highest.items():
+            value = op.shape.get(name, 0.0)
+            largest = float(value.max()) if isinstance(value, np.ndarray) else float(value)
+            if largest > most:
+                beyond = max(beyond, math.log(largest / most))
+                known = self.extrapolated.get((op.kind, name), 1.0)
+                self.extrapolated[op.kind, name] = max(known, largest / most)
+        return beyond
 
     @cached_property
     def lender(self) -> Lender:

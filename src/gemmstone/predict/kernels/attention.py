@@ -26,6 +26,7 @@ import numpy as np
 
 from gemmstone.core import dtypes
 from gemmstone.core.calibration import KernelTime, Rates
+from gemmstone.core.deployment import Array, Numbers
 from gemmstone.core.work import Op
 from gemmstone.predict.kernels.gemm import soft_max
 
@@ -33,12 +34,21 @@ TILE = 128.0  # queries a thread block takes at once (FlashAttention-3, arXiv:24
 PAGE = 64.0  # tokens of the cache that decode touches at least
 
 
+def split_past(past: Numbers, blocks: Array, units: float) -> Array:
+    """Cached tokens that one of `blocks` thread blocks goes through when the idle ones of `units` take their share.
+
+    Kernels that split keys: https://crfm.stanford.edu/2023/10/12/flashdecoding.html, FlashInfer (arXiv:2501.01005, 3.3).
+    """
+    shared: Array = np.asarray(past, dtype=float) * np.minimum(1.0, blocks / units)
+    return shared
+
+
 def attention_prefill(op: Op, rates: Rates, c: Mapping[str, float]) -> KernelTime:
     """Seconds of one prefill attention call. Coefficients: ec, eb, es, sx, tile, cu, t0, p (see the module)."""
     shape = op.shape
     tokens = np.asarray(shape["tokens"], dtype=float)
     blocks = shape["batch"] * shape["heads"] * np.ceil(tokens / TILE)
-    reach = np.asarray(shape["past"] + tokens, dtype=float)
+    reach = tokens + split_past(shape["past"], blocks, rates.compute_units)
     if np.any(shape["window"]):
         reach = np.where(np.asarray(shape["window"]) > 0, np.minimum(reach, shape["window"]), reach)
     per_pair_flop = 4.0 * (shape["head_dim"] / c["ec"] + c["sx"])

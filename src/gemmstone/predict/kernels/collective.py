@@ -25,21 +25,34 @@ with rounds = log2 N, twice that for an all-reduce (down and up a tree), as NCCL
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import NamedTuple
 
 import numpy as np
 
 from gemmstone.core.calibration import KernelTime, Rates
+from gemmstone.core.deployment import Array, Numbers
 from gemmstone.core.hardware import Cluster
 from gemmstone.core.work import Op
 from gemmstone.predict.kernels.gemm import soft_max
 
 # kind -> how often a message passes through the group
 PASSES = {"all_reduce": 2.0, "all_gather": 1.0, "reduce_scatter": 1.0, "all_to_all": 1.0, "send_recv": 1.0}
+MAX_SLOT_BYTES_PER_S = 128e9  # PCI Express 6.0, 16 lanes, each way (pcisig.com); NVLink-C2C has 450 GB/s
 HOST_DEVICES = 8  # PCIe accelerators in a usual server
 
 
-def collective(op: Op, rates: Rates, c: Mapping[str, float]) -> KernelTime:
-    """Seconds of one collective. Coefficients: t0, a1, e1, t2, a2, eb, z, q inside a node; tn, en outside."""
+class Traffic(NamedTuple):
+    """Bytes of one rank: wire and direct over the link in a node of `inner` ranks, outside over its port to other nodes."""
+
+    wire: Array
+    direct: Array
+    outside: Array
+    inner: Numbers
+    nodes: Array
+
+
+def traffic(op: Op, rates: Rates) -> Traffic:
+    """What a rank sends for a collective, by level; see the module."""
     message = np.asarray(op.shape["message_bytes"], dtype=float)
     ranks = op.shape["ranks"]
     inner = np.minimum(ranks, rates.node_devices) if rates.node_devices else ranks
@@ -56,12 +69,19 @@ def collective(op: Op, rates: Rates, c: Mapping[str, float]) -> KernelTime:
         wire = message * (passes * (inner - 1.0) / inner)
         direct = message * (inner - 1.0) if op.kind == "all_reduce" else wire
         outside = message * (passes * (nodes - 1.0) / nodes / inner)
+    return Traffic(wire, direct, outside, inner, nodes)
+
+
+def collective(op: Op, rates: Rates, c: Mapping[str, float]) -> KernelTime:
+    """Seconds of one collective. Coefficients: t0, a1, e1, t2, a2, eb, z, q inside a node; tn, en outside."""
+    wire, direct, outside, inner, nodes = traffic(op, rates)
     quick_s = c["t0"] + c["a1"] * inner + direct / (rates.link_bytes_per_s * c["e1"])
     bulk_s = c["t2"] + c["a2"] * inner + wire / (rates.link_bytes_per_s * c["eb"] * (1.0 - c["z"] / inner))
-    inside_s = 1.0 / soft_max(1.0 / quick_s, 1.0 / bulk_s, c["q"])
+    least_s = wire / rates.link_bytes_per_s  # joining two algorithms softly must not beat the link
+    inside_s = np.maximum(1.0 / soft_max(1.0 / quick_s, 1.0 / bulk_s, c["q"]), least_s)
     launch_s = np.minimum(inside_s, c["t0"] + c["a1"] * inner)
     if rates.outer_bytes_per_s and np.any(nodes > 1):
-        rounds = (passes if op.kind == "all_reduce" else 1.0) * np.log2(nodes)
+        rounds = (PASSES[op.kind] if op.kind == "all_reduce" else 1.0) * np.log2(nodes)
         waits_s = rounds * (rates.outer_latency_s + c["tn"])
         time_s = np.maximum(inside_s, outside / (rates.outer_bytes_per_s * c["en"])) + waits_s
         return KernelTime(time_s, network_s=time_s - launch_s - waits_s, launch_s=launch_s + waits_s)
@@ -71,10 +91,16 @@ def collective(op: Op, rates: Rates, c: Mapping[str, float]) -> KernelTime:
 def with_links(rates: Rates, cluster: Cluster) -> Rates:
     """`rates` with the links of a cluster: scale-up inside a node, scale-out between nodes.
 
-    Devices without a scale-up link talk over the host's, up to HOST_DEVICES of them in one machine.
+    Devices without a scale-up link talk over the host's, up to HOST_DEVICES of them in one machine. The host's link is no
+    network: without a scale-out link outer_bytes_per_s is 0, and what joins a processor and its own host (faster than any
+    PCI Express slot) joins no devices either.
     """
     device = cluster.device
-    inside, outside = device.scale_up or device.host, device.scale_out or device.host
+    slot = device.host if device.host and device.host.bandwidth_bytes_per_s <= MAX_SLOT_BYTES_PER_S else None
+    inside, outside = device.scale_up or slot, device.scale_out
+    bridged = device.scale_up is not None and cluster.devices_per_node == device.scale_up.domain < HOST_DEVICES
+    if outside is None and bridged:  # pairs and fours of cards in a machine reach the others over their slots
+        outside = slot
     node = cluster.devices_per_node if device.scale_up else max(cluster.devices_per_node, HOST_DEVICES)
     return rates._replace(
         link_bytes_per_s=inside.bandwidth_bytes_per_s if inside else 0.0,

@@ -7,7 +7,8 @@ FLOP' counts rows + touched tile / 2: every expert's rows are padded to whole ti
 weights of the experts touched and the activations between the products. tk is the serial walk of one thread block along
 both products' k loops. ce is what an expert costs beyond its bytes. The last bracket is sorting, gathering, quantising
 and summing rows: of this device (ca), of all tokens of the expert-parallel group (ct: the sums are written for each), and
-of all copies of them (cg: kernels that also visit rows of experts elsewhere).
+of all copies of them (cg: kernels that also visit rows of experts elsewhere). Behind a dispatch the tokens are those that
+arrived here and routed_rows = rows (ops/moe.py).
 """
 
 from __future__ import annotations

@@ -23,7 +23,7 @@ import numpy as np
 from gemmstone.core import dtypes
 from gemmstone.core.calibration import KernelTime, Rates
 from gemmstone.core.work import Op
-from gemmstone.predict.kernels.attention import TILE
+from gemmstone.predict.kernels.attention import TILE, split_past
 from gemmstone.predict.kernels.gemm import soft_max
 
 HEADS = 16.0  # rows of the smallest matrix-unit tile: fewer heads are padded to it
@@ -39,7 +39,7 @@ def latent_prefill(op: Op, rates: Rates, c: Mapping[str, float]) -> KernelTime:
     per_pair_flop = np.asarray(op.flop, dtype=float) / np.maximum(queries, 1e-30) / c["ec"] + 4.0 * c["sx"]
     padded = shape["batch"] * shape["heads"] * (pairs + tokens * (c["tile"] / 2))
     compute_s = padded * per_pair_flop / rates.flop_per_s
-    walk_tokens = shape["past"] + tokens + TILE
+    walk_tokens = split_past(shape["past"], blocks, rates.compute_units) + tokens + TILE
     walk_s = c["es"] * walk_tokens * TILE * per_pair_flop * rates.compute_units / rates.flop_per_s
     memory_s = np.asarray(op.bytes, dtype=float) / (rates.bytes_per_s * c["eb"])
     launch_s = c["t0"] + c["cu"] * blocks / rates.compute_units
