@@ -138,6 +138,32 @@ def check(question: Question) -> None:
 def search(question: Question, economics: Callable[[Device], Economics]) -> Found:
     """Prices all legal deployments of a question and ranks those that meet its targets."""
     check(question)
+    priced, refused, searched = _explored(question, economics)
+    metric, _ = OBJECTIVES[question.objective]
+    judged = [candidate for candidate in priced if metric in candidate.answer.metrics]
+    if priced and not judged:
+        raise BadRequest(
+            f"the objective {question.objective} needs what is not known for {priced[0].hardware}: "
+            f"{REMEDIES[question.objective]}, or choose another"
+        )
+    worth = _worth_refining(question, judged)
+    priced = [_refined(question, c, economics) if id(c) in worth else c for c in priced]
+    judgements = [_judged(question, candidate) for candidate in priced]
+    ranked = _ranked(question, [j for j in judgements if isinstance(j, Candidate)])
+    refused += [j for j in judgements if isinstance(j, Refusal)]
+    return Found(
+        ranked=tuple(ranked),
+        priced=tuple(priced),
+        nearest=None if ranked else _nearest(question, [c for c in priced if metric in c.answer.metrics]),
+        rejected=_counted(refused),
+        searched=searched,
+    )
+
+
+def _explored(
+    question: Question, economics: Callable[[Device], Economics]
+) -> tuple[list[Candidate], list[Refusal], int]:
+    """Every deployment that fits at a few loads, why others do not, and how many were looked at."""
     priced: list[Candidate] = []
     refused: list[Refusal] = []
     searched = 0
@@ -153,26 +179,7 @@ def search(question: Question, economics: Callable[[Device], Economics]) -> Foun
             priced += fitting
             if fitting:
                 break
-    metric, _ = OBJECTIVES[question.objective]
-    judged = [candidate for candidate in priced if metric in candidate.answer.metrics]
-    if priced and not judged:
-        raise BadRequest(
-            f"the objective {question.objective} needs what is not known for {priced[0].hardware}: "
-            f"{REMEDIES[question.objective]}, or choose another"
-        )
-    worth = _worth_refining(question, judged)
-    priced = [_refined(question, c, economics) if id(c) in worth else c for c in priced]
-    judgements = [_judged(question, candidate) for candidate in priced]
-    ranked = _ranked(question, [j for j in judgements if isinstance(j, Candidate)])
-    refused += [j for j in judgements if isinstance(j, Refusal)]
-    judged = [candidate for candidate in priced if metric in candidate.answer.metrics]
-    return Found(
-        ranked=tuple(ranked),
-        priced=tuple(priced),
-        nearest=None if ranked else _nearest(question, judged),
-        rejected=_counted(refused),
-        searched=searched,
-    )
+    return priced, refused, searched
 
 
 def _settings(question: Question, economics: Callable[[Device], Economics]) -> Iterator[_Setting]:
