@@ -75,8 +75,11 @@ def predict(scenario: Scenario, money: Money | None = None) -> dict[str, Any]:
     economics = money.economics(made.cluster.device)
     found = answer(made, scenario.workload, economics)
     at_limit = found if scenario.fidelity == "limit" else answer(at_the_limit(made), scenario.workload, economics)
+    notes = documents.warnings(found)
+    if money.pue is not None and money.energy_scope != "facility":
+        notes.append("--pue counts only with --energy-scope facility")
     return {
-        **_head("predict", documents.warnings(found)),
+        **_head("predict", notes),
         "model": made.model.name,
         "hardware": f"{made.cluster.num_devices}x{made.cluster.device.slug}",
         "what_if": list(made.cluster.device.edited),

@@ -10,6 +10,7 @@ from gemmstone.core.dtypes import BYTES
 from gemmstone.core.errors import BadRequest
 from gemmstone.graph.families import build_model
 from gemmstone.predict.deploy import Choice, check, resolve
+from gemmstone.predict.formats import number_formats
 
 
 def resolved(model: str, hardware: str, engine: str = "vllm", **choice) -> Deployment:
@@ -134,12 +135,6 @@ class TestFormats:
             ("h100-sxm", "vllm", {"activations": "w8a8"}, "does not compute in w8a8"),
             ("h100-sxm", "vllm", {"kv_cache": "w8a8"}, "a KV cache has one format"),
             ("h100-sxm", "llamacpp", {"weights": "fp8"}, "does not run weights in fp8 on h100-sxm: it takes .*q4_k_m"),
-            (
-                "v100-sxm-32gb",
-                "vllm",
-                {"weights": "fp8"},
-                "weights in fp8 on v100-sxm-32gb: it takes fp16, fp32, int4$",
-            ),
             ("h100-sxm", "vllm", {"kv_cache": "nvfp4"}, "a KV cache in nvfp4 on h100-sxm: it takes bf16, fp16, fp8$"),
             ("mi300x", "trtllm", {}, "TensorRT LLM does not run on mi300x"),
         ],
@@ -205,3 +200,10 @@ class TestImpossible:
 
     def test_nothing_said_is_fine(self):
         check(Choice())
+
+
+def test_weights_in_a_format_of_other_architectures_are_weight_only():
+    """The contract: computed in that type where device and engine can, otherwise weight-only in the wider one."""
+    model, device = build_model(model_files.find("llama-3.1-8b")), device_files.find("v100-sxm-32gb")
+    found = number_formats(model, device, engine_files.find("vllm"), weights="fp8")
+    assert (found["weights"], found["activations"]) == ("fp8", "fp16")

@@ -54,7 +54,10 @@ def number_formats(
 
 
 def not_run(engine: Engine, device: Device, weights: str, kv_cache: str) -> str:
-    """Why the engine does not run these two formats on the device, with those it does; empty when it runs them."""
+    """Why the engine does not run these two formats on the device, with those it does; empty when it runs them.
+
+    Weights in a format that the engine has kernels for on other architectures are taken as weight-only.
+    """
     for what, wanted, known, accepts in (
         ("weights in", weights, engine.weights, engine.accepts_weights),
         ("a KV cache in", kv_cache, engine.kv_cache, engine.accepts_kv_cache),
@@ -63,6 +66,8 @@ def not_run(engine: Engine, device: Device, weights: str, kv_cache: str) -> str:
             taken = [
                 name for name in known if accepts(name, device.architecture) and _sixteen_bits(name, device) == name
             ]
+            if taken and what == "weights in" and wanted in known:
+                continue  # kernels for other architectures only: unpacked on the way in, as weight-only
             if not taken:
                 return f"{engine.title} does not run on {device.slug}: choose another --engine"
             return f"{engine.title} does not run {what} {wanted} on {device.slug}: it takes {', '.join(taken)}"

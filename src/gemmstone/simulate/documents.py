@@ -28,6 +28,8 @@ def warnings(found: Answer, load: int = 0) -> list[str]:
     if longest and asked > longest:
         notes.append(f"{asked:.0f} tokens a request exceed the {longest} positions of {found.system.model.name}")
     run, engine = found.system.deployment, found.system.engine
+    if not engine.accepts_weights(run.weights, device.architecture):
+        notes.append(f"{engine.title}'s documents name no kernels for {run.weights} weights on {device.architecture}")
     if run.gpu_memory_utilization > engine.memory_fraction:
         notes.append(
             f"{engine.name} has to be told to use {run.gpu_memory_utilization:g} of the memory: "
