@@ -49,7 +49,7 @@ SECTIONS = (
     Section("roofline", "Roofline", "Every operation of the two steps below the device's peaks (flat, one a format) and its memory bandwidth (sloped). The larger a dot, the "
             "more of its step it takes; the further below the lines, the more is lost to launches and inefficiency.", "roofline", explanations.roofline_note),
     Section("memory", "Memory of one device", "What fills the memory that the engine may use, on the fullest device, at the chosen load.", "memory", explanations.memory),
-    Section("sensitivity", "What 10% more would bring", "One resource at a time; deployment and requests in flight are held, so faster decoding also brings the next prompts sooner.", "sensitivity", explanations.sensitivity),
+    Section("sensitivity", "What 10% more would bring", "One resource at a time for the chosen deployment: latencies at the same requests a second, throughput at the best load that still meets the targets.", "sensitivity", explanations.sensitivity),
     Section("load", "Throughput and latency against load", "The chosen deployment at other numbers of requests in flight; dashed lines are the targets.", "curve", _nothing),
     Section("limit", "Distance to the physical limit", "The same deployment and load if every operation ran at the datasheet's peaks.", "", explanations.limit),
     Section("made", "How these numbers were made", "", "", explanations.made),
