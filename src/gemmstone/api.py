@@ -73,9 +73,10 @@ def predict(scenario: Scenario, money: Money | None = None) -> dict[str, Any]:
     made = system(scenario)
     money = money or Money()
     economics = money.economics(made.cluster.device)
+    made.pricing.extrapolated.clear()  # shared by predictions of equal style: only this one's counts
     found = answer(made, scenario.workload, economics)
     at_limit = found if scenario.fidelity == "limit" else answer(at_the_limit(made), scenario.workload, economics)
-    notes = documents.warnings(found)
+    notes = [*documents.warnings(found), *documents.extrapolations(made)]
     if money.pue is not None and money.energy_scope != "facility":
         notes.append("--pue counts only with --energy-scope facility")
     return {

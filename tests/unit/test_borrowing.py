@@ -44,3 +44,14 @@ def test_a_device_without_a_known_number_of_units_takes_its_lenders() -> None:
     device = device_files.find("tpu-v6e")
     assert device.compute_units == 0
     assert lender(device).compute_units == device_files.find(lender(device).device).compute_units > 0
+
+
+def test_sizes_beyond_the_measurements_are_noted() -> None:
+    def notes(context: int) -> list[str]:
+        work = api.Workload(input_tokens=context, output_tokens=16, load=1)
+        found = api.predict(api.Scenario(model="llama-3.1-8b", hardware="8xh100-sxm", engine="vllm", workload=work))
+        return [note for note in found["warnings"] if "beyond the measured kernels" in note]
+
+    assert notes(2048) == []
+    assert notes(1_000_000) != []
+    assert notes(2048) == []

@@ -12,6 +12,7 @@ from gemmstone.simulate.system import System
 # Metrics that the physical limit bounds from below, and from above.
 SLOWER_THAN = ("ttft_s", "tpot_s", "e2e_s")
 FASTER_THAN = ("output_tokens_per_s", "total_tokens_per_s", "requests_per_s", "output_tokens_per_s_per_user")
+NOTABLE = 2.0  # factor beyond the measured range from which a reader is told
 POWER_WARNING = "power, energy and carbon come from an assumed linear model of utilisation, not from a fit"
 
 
@@ -43,6 +44,17 @@ def warnings(found: Answer, load: int = 0) -> list[str]:
     if device.tdp_w is None:
         notes.append(f"no power is known for {device.slug}: give it with --set power.tdp=...")
     return notes
+
+
+def extrapolations(made: System) -> list[str]:
+    """A note on operations larger than anything their kernels were measured on; their bands are wider for it."""
+    beyond = {
+        f"{kind} ({name})": factor for (kind, name), factor in made.pricing.extrapolated.items() if factor > NOTABLE
+    }
+    if not beyond:
+        return []
+    largest = max(beyond, key=lambda name: beyond[name])
+    return [f"{len(beyond)} sizes lie beyond the measured kernels, the furthest {beyond[largest]:.3g} times: {largest}"]
 
 
 def metrics(found: Answer, load: int = 0, bound: Answer | None = None) -> dict[str, dict[str, float]]:

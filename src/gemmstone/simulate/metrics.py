@@ -180,7 +180,8 @@ def _metrics(system: System, steady: Steady, workload: Workload, economics: Econ
     values["mfu_frac"] = (_model_flop(system, size) * requests / (devices * _peak(system)), errors["tpot"])
     # A device runs the micro-batches of all stages in one decode time, each a stage's share of the bytes.
     decode_bytes = np.split(np.asarray(steady.tree.bytes, dtype=float), 3)[0]
-    values["mbu_frac"] = (decode_bytes / steady.decode_s / device.memory_bandwidth_bytes_per_s, errors["tpot"])
+    moved = decode_bytes / steady.decode_s / device.memory_bandwidth_bytes_per_s
+    values["mbu_frac"] = (np.minimum(moved, 1.0), errors["tpot"])  # some of the bytes may stay on the chip
     most = {"mfu_frac": 1.0, "mbu_frac": 1.0, "power_w_per_device": device.tdp_w or np.inf}
     if workload.mode == "concurrency":
         most["achieved_concurrency"] = workload.load if steady.loads == 1 else np.inf
