@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -101,3 +102,19 @@ def test_rows_without_an_answer_are_counted_by_reason(tmp_path: Path) -> None:
     [(reason, count)] = unanswered.items()
     assert "does not fit" in reason
     assert count == 2
+
+
+def test_the_command_fits_a_directory(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    rows: list[list[object]] = [
+        ["llama-3.1-8b", "h100-sxm", 1, "vllm", 1, 512, 64, 0, "concurrency", load, "", 0.05, 0.008] for load in (1, 4)
+    ]
+    write(tmp_path / "mine.csv", rows)
+    (tmp_path / "notes.csv").write_text("not,cases\n1,2\n", encoding="utf-8")
+    out = tmp_path / "out" / "calibration_engines.json"
+    out.parent.mkdir()
+    assert engines.main([str(tmp_path), "--out", str(out)]) == 0
+    document = json.loads(out.read_text(encoding="utf-8"))
+    assert set(document) == {"vllm", "generic"}
+    assert set(document["vllm"]["inputs"]) == {"mine.csv"}
+    assert engines.main([str(out.parent)]) == 2
+    assert "no row could be predicted" in capsys.readouterr().err

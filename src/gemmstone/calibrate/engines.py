@@ -10,6 +10,7 @@ as one observation. Errors are from groups held out of the fit.
 
 from __future__ import annotations
 
+import argparse
 import hashlib
 import json
 import sys
@@ -24,6 +25,7 @@ from gemmstone.calibrate.measured_cases import Case, metrics_of, read_cases
 from gemmstone.catalog import calibration_files
 from gemmstone.core.calibration import EngineFit, Scale
 from gemmstone.core.deployment import Array
+from gemmstone.core.errors import BadRequest, GemmstoneError
 from gemmstone.predict.step import StepTimer
 
 LOSS_SCALE = 0.15
@@ -157,20 +159,38 @@ def fit_scales(cases: Sequence[Case], fit: EngineFit) -> Scale:
     return Scale(*(float(np.exp(value)) for value in solved.x))
 
 
-def fit_all(closed: Sequence[Path], static: Sequence[Path]) -> dict[str, dict[str, Any]]:
-    """The document of catalog/calibration_engines.json: an entry an engine, and one `NAME@static` for static batches."""
-    inputs = {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in (*closed, *static)}
-    document: dict[str, dict[str, Any]] = {}
-    cases, _ = read_cases(closed)
-    for engine in sorted({case.system.engine.name for case in cases}):
-        own = [case for case in cases if case.system.engine.name == engine]
-        document[engine] = _entry(own, tuple(BOUNDS), inputs)
-    document["generic"] = _middle(document)
-    batches, _ = read_cases(static)
-    for engine in sorted({case.system.engine.name for case in batches}):
-        own = [case for case in batches if case.system.engine.name == engine]
-        document[f"{engine}@static"] = _static_entry(own, inputs)
+def fit_all(paths: Sequence[Path]) -> dict[str, dict[str, Any]]:
+    """The document of catalog/calibration_engines.json: an entry an engine, and one `NAME@static` for static batches.
+
+    Files without a single row that can be predicted and has a measured metric take no part.
+    """
+    cases: list[Case] = []
+    inputs: dict[str, str] = {}
+    for path in paths:
+        measured = [case for case in read_cases([path])[0] if case.measured]
+        if measured:
+            cases += measured
+            inputs[path.name] = hashlib.sha256(path.read_bytes()).hexdigest()
+    if not cases:
+        raise BadRequest("no row could be predicted and has a measured_ttft_s, measured_tpot_s or throughput beside it")
+    serving = [case for case in cases if case.workload.mode != "batch"]
+    batches = [case for case in cases if case.workload.mode == "batch"]
+    document = {name: _entry(own, _seen(own), inputs) for name, own in _by_engine(serving)}
+    if document:
+        document["generic"] = _middle(document)
+    for name, own in _by_engine(batches):
+        document[f"{name}@static"] = _static_entry(own, inputs)
     return document
+
+
+def _by_engine(cases: Sequence[Case]) -> list[tuple[str, list[Case]]]:
+    names = sorted({case.system.engine.name for case in cases})
+    return [(name, [case for case in cases if case.system.engine.name == name]) for name in names]
+
+
+def _seen(cases: Sequence[Case]) -> tuple[str, ...]:
+    """Coefficients that the measured metrics can tell anything about; the others keep their starts."""
+    return tuple(BOUNDS) if any("ttft_s" in case.measured for case in cases) else STATIC
 
 
 def _static_entry(cases: Sequence[Case], inputs: Mapping[str, str]) -> dict[str, Any]:
@@ -252,14 +272,23 @@ def _rounded(value: float) -> float:
     return float(f"{value:.{DIGITS}g}")
 
 
-def main(arguments: Sequence[str]) -> None:
-    """Fits the cases of a directory and writes the shipped file, or the one named after --out."""
-    directory = Path(arguments[0])
-    out = Path(arguments[2]) if len(arguments) > 2 and arguments[1] == "--out" else calibration_files.ENGINES_FILE
-    closed = [directory / "serving_closed_loop.csv", directory / "serving_offline.csv"]
-    document = fit_all(closed, [directory / "serving_static_batch.csv"])
-    out.write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
+def main(arguments: Sequence[str]) -> int:
+    """Fits the cases of a directory and writes the shipped file, or the one named by --out."""
+    parser = argparse.ArgumentParser(
+        prog="python -m gemmstone.calibrate.engines", description="Fit engine coefficients"
+    )
+    parser.add_argument("directory", type=Path, help="directory of CSV files of measured cases")
+    parser.add_argument("--out", type=Path, default=calibration_files.ENGINES_FILE, help="where the coefficients go")
+    given = parser.parse_args(arguments)
+    try:
+        document = fit_all(sorted(given.directory.glob("*.csv")))
+    except GemmstoneError as error:
+        print(f"{given.directory}: {error}", file=sys.stderr)
+        return error.exit_code
+    given.out.write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
+    print(f"{len(document)} engines written to {given.out}")
+    return 0
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    sys.exit(main(sys.argv[1:]))

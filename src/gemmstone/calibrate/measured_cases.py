@@ -102,11 +102,11 @@ def read_cases(paths: Iterable[Path]) -> tuple[list[Case], dict[str, int]]:
     cases: list[Case] = []
     unanswered: dict[str, int] = {}
     for path in paths:
-        with path.open(encoding="utf-8", newline="") as file:
+        with path.open(encoding="utf-8", errors="replace", newline="") as file:
             for row in csv.DictReader(file):
                 try:
                     cases.append(_case(row))
-                except GemmstoneError as error:
+                except (GemmstoneError, ValueError) as error:
                     reason = f"{row.get('model')} on {row.get('hardware')}: {error}"
                     unanswered[reason] = unanswered.get(reason, 0) + 1
     return cases, unanswered

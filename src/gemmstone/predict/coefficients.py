@@ -47,9 +47,9 @@ SIZES = (
     "message_bytes",
     "ranks",
 )
-STAND_IN_ERROR = (
-    0.15  # added (in quadrature) when another variant's coefficients stand in; see docs/physics/borrowing.md
-)
+# Added (in quadrature) when another variant's coefficients stand in: near pairs spread by 0.15, block-scaled and wider ones
+# by 0.25 to 0.4; see docs/physics/borrowing.md.
+STAND_IN_ERROR = 0.25
 
 
 class Candidates(NamedTuple):
