@@ -88,7 +88,7 @@ def predict(scenario: Scenario, money: Money | None = None) -> dict[str, Any]:
         "workload": asdict(scenario.workload),
         "fidelity": scenario.fidelity,
         "metrics": documents.metrics(found, bound=at_limit),
-        "limit": documents.bound_metrics(at_limit),
+        "limit": documents.bound_metrics(at_limit, found),
         "bound": documents.bound(found),
         "tree": documents.tree(found),
         "memory": documents.memory(found),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import warnings
 
@@ -11,6 +12,7 @@ from gemmstone import api
 from gemmstone.catalog import calibration_files, device_files
 from gemmstone.core.errors import NoAnswer
 from gemmstone.predict.borrowing import lender
+from gemmstone.predict.power import idle_w
 
 SMALL = api.Workload(input_tokens=512, output_tokens=64, load=4)
 
@@ -55,3 +57,28 @@ def test_sizes_beyond_the_measurements_are_noted() -> None:
     assert notes(2048) == []
     assert notes(1_000_000) != []
     assert notes(2048) == []
+
+
+def dynamic_j_per_request(**asked: float) -> float:
+    """Energy above idle of all devices for one request: power less idle, over requests/s."""
+    work = api.Workload(**{"input_tokens": 1024, "output_tokens": 128, "load": 8, **asked})
+    metrics = api.predict(api.Scenario(model="llama-3.1-8b", hardware="1xh100-sxm", engine="vllm", workload=work))[
+        "metrics"
+    ]
+    idle = idle_w(device_files.find("h100-sxm"))
+    return (metrics["power_w_per_device"]["value"] - idle) / metrics["requests_per_s"]["value"]
+
+
+def test_a_request_takes_less_energy_in_company_and_more_for_a_longer_prompt() -> None:
+    shared = [dynamic_j_per_request(load=load) for load in (1, 8, 64, 128, 226, 396)]
+    assert all(later <= earlier * 1.02 for earlier, later in itertools.pairwise(shared))
+    longer = [dynamic_j_per_request(input_tokens=tokens) for tokens in (512, 2048, 8192, 32768, 120_000)]
+    assert all(later > earlier for earlier, later in itertools.pairwise(longer))
+    assert longer[-1] > 100 * longer[0], "a prompt of 120k tokens is 230 times the work of one of 512, and more"
+
+
+def test_the_limit_is_not_dearer_than_the_prediction_at_a_fixed_rate() -> None:
+    work = api.Workload(input_tokens=1024, output_tokens=128, mode="rate", load=10)
+    found = api.predict(api.Scenario(model="llama-3.1-8b", hardware="1xh100-sxm", engine="vllm", workload=work))
+    for name in ("energy_j_per_output_token", "gco2_per_million_output_tokens", "usd_per_million_output_tokens"):
+        assert found["limit"][name]["value"] <= found["metrics"][name]["value"], name

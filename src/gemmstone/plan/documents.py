@@ -165,7 +165,7 @@ def _explained(best: Candidate, economics: Economics) -> dict[str, Any]:
     found, load = best.answer, best.point
     at_limit = answer(at_the_limit(best.system), found.workload, economics, best.loads[load : load + 1])
     return {
-        "limit": documents.bound_metrics(at_limit),
+        "limit": documents.bound_metrics(at_limit, found, load),
         "tree": documents.tree(found, load),
         "memory": documents.memory(found, load),
     }

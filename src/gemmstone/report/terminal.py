@@ -151,8 +151,9 @@ def _print_candidates(console: Console, entries: Sequence[Mapping[str, Any]]) ->
 def _with_band(entry: Mapping[str, Any], name: str, wide: bool) -> str:
     metric = entry["metrics"][name]
     shown = units.show(metric["value"], "s")
-    half = (metric["high"] / metric["value"] - 1.0) if metric["value"] else 0.0
-    return f"{shown} ±{100 * half:.0f}%" if wide else shown
+    if not wide:
+        return shown
+    return f"{shown} ({units.show(metric['low'], 's')} to {units.show(metric['high'], 's')})"
 
 
 def _value(entry: Mapping[str, Any], name: str, form: str) -> str:
@@ -218,6 +219,7 @@ def _print_sensitivity(console: Console, changes: Mapping[str, Mapping[str, floa
         names = ("ttft_s", "tpot_s", "output_tokens_per_s", "kv_capacity_tokens")
         table.add_row(resource.replace("_", " "), *(_change(change[name]) for name in names))
     console.print(table)
+    console.print(Text("latencies at the same requests/s, tokens/s at the best load within the targets", style="dim"))
 
 
 def _print_steps(console: Console, tree: Mapping[str, Any]) -> None:

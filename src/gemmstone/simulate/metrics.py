@@ -218,7 +218,8 @@ def _memory_bytes(system: System, steady: Steady, size: Lengths) -> Array:
 def _dynamic_w(steady: Steady, size: Lengths, requests_per_s: Array, stages: int) -> Array:
     """Dynamic power of one device: the energy of a request's decode and prompt steps times requests/s of its rank."""
     decode_j, mixed_j, _ = np.split(steady.tree.energy_j, 3)
-    per_request = size.output * decode_j / np.maximum(steady.running / stages, 1e-9) + np.maximum(
-        mixed_j - decode_j, 0.0
-    )
-    return np.asarray(per_request * requests_per_s / stages, dtype=float)
+    together = np.maximum(steady.running / stages, 1e-9)
+    later = max(size.output - 1.0, 0.0)
+    prompt_j = mixed_j - (decode_j * np.maximum(together - 1.0, 0.0) / together if steady.decodes_ride else 0.0)
+    per_request_j = later * decode_j / together + steady.prompt_steps * np.maximum(prompt_j, 0.0)
+    return np.asarray(per_request_j * requests_per_s / stages, dtype=float)

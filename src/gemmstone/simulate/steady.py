@@ -84,6 +84,8 @@ class Steady:
     requests_per_s: Array
     decode_s: Array
     mixed_s: Array
+    prompt_steps: Array  # steps with prompts that one request takes: chunks, over the prompts that share a step
+    decodes_ride: bool  # whether steps with prompts also decode
     prefill_share: Array  # of the time that steps with prompts take more than decode steps
     tree: Estimate  # points: decode steps, mixed steps, first-wave steps, each at every load
     loads: int
@@ -157,6 +159,8 @@ def closed_loop(
         requests_per_s=requests_per_s * timer.deployment.attention_dp,
         decode_s=points.decode_s,
         mixed_s=points.mixed_s,
+        prompt_steps=points.chunks / points.prompts_per_step,
+        decodes_ride=not prefill_first,
         prefill_share=extra_s * capacity,
         tree=points.tree,
         loads=len(in_flight),
@@ -185,6 +189,8 @@ def static_batch(timer: Timer, kv_capacity_tokens: float, workload: Workload, ba
         requests_per_s=asked / total_s * timer.deployment.attention_dp,
         decode_s=points.decode_s,
         mixed_s=points.mixed_s,
+        prompt_steps=points.chunks / points.prompts_per_step,
+        decodes_ride=False,
         prefill_share=prompts_s / (prompts_s + generate_s),
         tree=points.tree,
         loads=len(batch),
