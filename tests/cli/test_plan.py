@@ -254,7 +254,7 @@ def test_the_best_is_explained_on_eighty_columns(gemmstone, monkeypatch):
     out = gemmstone(*LARGE[:-1], *TARGETS, "--weights", "fp8", "--kv", "fp8").out
     explained = out[out.index("the best, ") : out.index("+10% of")]
     for expected in (
-        "physical limit",
+        "80% band",
         "energy per token",
         "USD per million tokens",
         "g CO2 per million tokens",

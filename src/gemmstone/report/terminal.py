@@ -143,17 +143,13 @@ def _print_candidates(console: Console, entries: Sequence[Mapping[str, Any]]) ->
     for entry in entries:
         where = "" if shared else f"{entry['hardware']} {entry['engine']} "
         layout = entry["layout"].replace(" weights, ", ", ").removesuffix(" cache")
-        cells = (show(entry, wide) for _, show, always in CANDIDATE_COLUMNS if always or wide)
+        cells = (show(entry) for _, show, always in CANDIDATE_COLUMNS if always or wide)
         table.add_row(f"{where}{layout} kv", *cells)
     console.print(table)
 
 
-def _with_band(entry: Mapping[str, Any], name: str, wide: bool) -> str:
-    metric = entry["metrics"][name]
-    shown = units.show(metric["value"], "s")
-    if not wide:
-        return shown
-    return f"{shown} ({units.show(metric['low'], 's')} to {units.show(metric['high'], 's')})"
+def _seconds(entry: Mapping[str, Any], name: str) -> str:
+    return units.show(entry["metrics"][name]["value"], "s")
 
 
 def _value(entry: Mapping[str, Any], name: str, form: str) -> str:
@@ -161,26 +157,27 @@ def _value(entry: Mapping[str, Any], name: str, form: str) -> str:
 
 
 # header -> what a row shows there, and whether it has a place on a narrow terminal too
-CANDIDATE_COLUMNS: tuple[tuple[str, Callable[[Mapping[str, Any], bool], str], bool], ...] = (
-    ("in flight", lambda entry, _: f"{entry['concurrency']:.0f}", True),
-    ("TTFT", lambda entry, wide: _with_band(entry, "ttft_s", wide), True),
-    ("TPOT", lambda entry, wide: _with_band(entry, "tpot_s", wide), True),
-    ("tokens/s", lambda entry, _: _value(entry, "output_tokens_per_s", "{:,.0f}"), True),
-    ("per device", lambda entry, _: _value(entry, "output_tokens_per_s_per_device", "{:,.0f}"), False),
-    ("USD/M", lambda entry, _: _value(entry, "usd_per_million_output_tokens", "{:.2f}"), True),
-    ("J/token", lambda entry, _: _value(entry, "energy_j_per_output_token", "{:.2f}"), False),
-    ("bound by", lambda entry, _: entry["bound"]["decode"], False),
+CANDIDATE_COLUMNS: tuple[tuple[str, Callable[[Mapping[str, Any]], str], bool], ...] = (
+    ("in flight", lambda entry: f"{entry['concurrency']:.0f}", True),
+    ("TTFT", lambda entry: _seconds(entry, "ttft_s"), True),
+    ("TPOT", lambda entry: _seconds(entry, "tpot_s"), True),
+    ("tokens/s", lambda entry: _value(entry, "output_tokens_per_s", "{:,.0f}"), True),
+    ("per device", lambda entry: _value(entry, "output_tokens_per_s_per_device", "{:,.0f}"), False),
+    ("USD/M", lambda entry: _value(entry, "usd_per_million_output_tokens", "{:.2f}"), True),
+    ("J/token", lambda entry: _value(entry, "energy_j_per_output_token", "{:.2f}"), False),
+    ("bound by", lambda entry: entry["bound"]["decode"], False),
 )
 
 
 def _print_best(console: Console, best: Mapping[str, Any]) -> None:
     """The best beside the physical limit, what its steps are made of, its memory, and what it gives up."""
     console.print(Text(f"the best, {best['layout']}, at {best['concurrency']:.0f} requests in flight", style="bold"))
-    table = _table("", "predicted", "physical limit", "of the limit")
+    table = _table("", "predicted", "80% band", "limit", "reached")
     for name, more in OF_THE_BEST.items():
         metric, limit = best["metrics"].get(name), best["limit"].get(name)
         if metric is not None and limit is not None:
-            cells = (_number(name, metric["value"]), _number(name, limit["value"]))
+            band = f"{_number(name, metric['low'])} to {_number(name, metric['high'])}"
+            cells = (_number(name, metric["value"]), band, _number(name, limit["value"]))
             table.add_row(SHOWN[name][0].strip(), *cells, _reached(metric["value"], limit["value"], more))
     console.print(table)
     for step in best["tree"]["parts"]:
