@@ -9,7 +9,7 @@ import pytest
 from gemmstone.catalog import device_files
 from gemmstone.catalog.device_fields import FIELDS
 from gemmstone.core.errors import BadRequest
-from gemmstone.core.hardware import Device
+from gemmstone.core.hardware import Device, HostTier, NearMemory
 from gemmstone.core.lookup import fold
 
 SLUGS = device_files.published()
@@ -218,6 +218,31 @@ def test_a_device_of_ones_own_is_a_path(tmp_path: Path) -> None:
     assert (device.slug, device.memory_bytes, device.peak_flop_per_s) == ("mine", 64e9, {"bf16": 1e14})
     assert device.scale_up is None
     assert device_files.cluster(f"4x{tmp_path / 'mine.toml'}").num_devices == 4
+
+
+def test_host_drives_and_an_engine_near_memory_are_read(tmp_path: Path) -> None:
+    tables = """
+[host]
+memory = { value = "480 GB", source = "s" }
+bandwidth = { value = "384 GB/s", source = "s" }
+peak.fp32 = { value = "7 TFLOP/s", source = "s" }
+[storage]
+capacity = { value = "4 TB", source = "s" }
+bandwidth = { value = "7 GB/s", source = "s" }
+[near_memory]
+bandwidth = { value = "8 TB/s", source = "s" }
+peak.bf16 = { value = "50 TFLOP/s", source = "s" }
+[sources]"""
+    device = mine(tmp_path, MINE.replace("\n[sources]", tables))
+    assert device.host_tier == HostTier(
+        memory_bytes=480e9,
+        memory_bandwidth_bytes_per_s=384e9,
+        peak_flop_per_s={"fp32": 7e12},
+        storage_bytes=4e12,
+        storage_bandwidth_bytes_per_s=7e9,
+    )
+    assert device.near_memory == NearMemory(bandwidth_bytes_per_s=8e12, peak_flop_per_s={"bf16": 5e13})
+    assert mine(tmp_path, MINE).host_tier is None
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,7 @@ import pytest
 
 from gemmstone.catalog import device_files
 from gemmstone.core.errors import BadRequest
-from gemmstone.core.hardware import Device
+from gemmstone.core.hardware import Device, HostTier
 
 
 @pytest.fixture
@@ -147,6 +147,13 @@ def test_every_field_can_be_set_and_only_that_one_changes(h100: Device) -> None:
         "link.scale_up.domain": ("72", lambda d: d.scale_up.domain, 72),
         "link.scale_out.bandwidth": ("100 GB/s", lambda d: d.scale_out.bandwidth_bytes_per_s, 100e9),
         "link.host.bandwidth": ("128 GB/s", lambda d: d.host.bandwidth_bytes_per_s, 128e9),
+        "host.memory": ("256 GB", lambda d: d.host_tier.memory_bytes, 256e9),
+        "host.bandwidth": ("150 GB/s", lambda d: d.host_tier.memory_bandwidth_bytes_per_s, 150e9),
+        "host.peak.bf16": ("3 TFLOP/s", lambda d: d.host_tier.peak_flop_per_s["bf16"], 3e12),
+        "storage.capacity": ("4 TB", lambda d: d.host_tier.storage_bytes, 4e12),
+        "storage.bandwidth": ("7 GB/s", lambda d: d.host_tier.storage_bandwidth_bytes_per_s, 7e9),
+        "storage.write_bandwidth": ("5 GB/s", lambda d: d.host_tier.storage_write_bandwidth_bytes_per_s, 5e9),
+        "near_memory.bandwidth": ("12 TB/s", lambda d: d.near_memory.bandwidth_bytes_per_s, 12e12),
         "power.tdp": ("500 W", lambda d: d.tdp_w, 500),
         "power.idle": ("50 W", lambda d: d.idle_w, 50),
         "price.per_hour": ("2 USD/h", lambda d: d.price.usd_per_hour, 2),
@@ -157,6 +164,22 @@ def test_every_field_can_be_set_and_only_that_one_changes(h100: Device) -> None:
         changed = [name for name in vars(edited) if getattr(edited, name) != getattr(h100, name)]
         assert len(changed) == 2, changed  # the field's home and `edited`
         assert field in device_files.editable(h100)
+
+
+def test_what_stands_behind_a_device_is_given_value_by_value(h100: Device) -> None:
+    changes = ("host.memory=256GB", "host.bandwidth=150GB/s", "host.peak.bf16=3 TFLOP/s", "storage.bandwidth=7GB/s")
+    edited = h100
+    for change in changes:
+        edited = device_files.edit(edited, change)
+    assert edited.host_tier == HostTier(
+        memory_bytes=256e9,
+        memory_bandwidth_bytes_per_s=150e9,
+        peak_flop_per_s={"bf16": 3e12},
+        storage_bandwidth_bytes_per_s=7e9,
+    )
+    assert device_files.edit(edited, "host.memory=x2").host_tier.memory_bytes == 512e9  # type: ignore[union-attr]
+    with pytest.raises(BadRequest, match=r"near_memory\.bandwidth first"):
+        device_files.edit(h100, "near_memory.peak.bf16=30 TFLOP/s")
 
 
 def test_edits_add_up_and_are_recorded_in_order(h100: Device) -> None:

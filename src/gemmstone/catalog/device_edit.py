@@ -6,10 +6,10 @@ import re
 from dataclasses import replace
 from typing import Any
 
-from gemmstone.catalog.device_fields import FIELDS, LINKS, MAX_VALUE
+from gemmstone.catalog.device_fields import FIELDS, FORMATS, HOST_TIER, LINKS, MAX_VALUE
 from gemmstone.core import units
 from gemmstone.core.errors import BadRequest
-from gemmstone.core.hardware import Device, Link, Price
+from gemmstone.core.hardware import Device, HostTier, Link, NearMemory, Price
 from gemmstone.core.lookup import unknown
 
 MAX_CHANGE_CHARS = 300
@@ -23,22 +23,26 @@ _KEPT_IN: dict[str, tuple[str, ...]] = {
     **{f"link.{link}.bandwidth": (link, "bandwidth_bytes_per_s") for link in LINKS},
     **{f"link.{link}.latency": (link, "latency_s") for link in LINKS},
     "link.scale_up.domain": ("scale_up", "domain"),
+    **{field: ("host_tier", attribute) for field, attribute in HOST_TIER.items()},
+    "near_memory.bandwidth": ("near_memory", "bandwidth_bytes_per_s"),
     "power.tdp": ("tdp_w",),
     "power.idle": ("idle_w",),
     "price.per_hour": ("price", "usd_per_hour"),
 }
+_SECOND_PEAKS = ("host.peak.", "near_memory.peak.")  # of the processor behind the device, and of the one in its memory
 _WHOLE = ("compute.units", "link.scale_up.domain")
 
 
 def editable(device: Device) -> list[str]:
     """Fields that `edit` takes for this device; other formats than these can be added with compute.peak.FORMAT=VALUE."""
-    return [*_KEPT_IN, "compute.peak", *(f"compute.peak.{name}" for name in device.peak_flop_per_s)]
+    known = [f"compute.peak.{name}" for name in device.peak_flop_per_s]
+    return [*_KEPT_IN, "compute.peak", *known, *(f"host.peak.{name}" for name in FORMATS)]
 
 
 def edit(device: Device, change: str) -> Device:
     """`device` with one field changed: "memory.bandwidth=4 TB/s", "...=+20%", "...=-10%" or "...=x2".
 
-    "compute.peak" scales every format at once. Nothing else follows: more compute.units alone do not raise the peaks.
+    "compute.peak" scales every format at once; host.* and storage.* are one device's share. Nothing else follows: more compute.units alone do not raise the peaks.
     The change is recorded in Device.edited. Raises BadRequest for an unknown field and for a result that is not
     positive and finite.
     """
@@ -49,6 +53,8 @@ def edit(device: Device, change: str) -> Device:
         raise BadRequest(f"{change!r} is not a change: write FIELD=VALUE, FIELD=+20%, FIELD=-10% or FIELD=x2")
     if field == "compute.peak" or (field.startswith("compute.peak.") and field in FIELDS):
         changes: dict[str, Any] = {"peak_flop_per_s": _peaks(device, field, text)}
+    elif field in FIELDS and field.startswith(_SECOND_PEAKS):
+        changes = _second_peak(device, field, text)
     elif field in _KEPT_IN:
         changes = _replaced(device, field, text)
     else:
@@ -64,6 +70,13 @@ def _peaks(device: Device, field: str, text: str) -> dict[str, float]:
     if _factor(text) is None:
         raise BadRequest("compute.peak takes a factor for all formats, as in compute.peak=x2 or compute.peak=+20%")
     return {name: _changed(field, old, text) for name, old in peaks.items()}
+
+
+def _second_peak(device: Device, field: str, text: str) -> dict[str, Any]:
+    owner, name = ("host_tier" if field.startswith("host.") else "near_memory"), field.rpartition(".")[2]
+    engine: Any = getattr(device, owner) or _fresh(owner, "peak_flop_per_s", {})
+    peaks = engine.peak_flop_per_s
+    return {owner: replace(engine, peak_flop_per_s={**peaks, name: _changed(field, peaks.get(name), text)})}
 
 
 def _replaced(device: Device, field: str, text: str) -> dict[str, Any]:
@@ -82,8 +95,14 @@ def _replaced(device: Device, field: str, text: str) -> dict[str, Any]:
     return {owner: replace(part, **changes)}
 
 
-def _fresh(owner: str, name: str, value: float) -> Link | Price:
-    """The first value of a link or price that the device had not."""
+def _fresh(owner: str, name: str, value: Any) -> Link | Price | HostTier | NearMemory:
+    """The first value of a link, price or tier that the device had not."""
+    if owner == "host_tier":
+        return HostTier(**{name: value})
+    if owner == "near_memory":
+        if name != "bandwidth_bytes_per_s":
+            raise BadRequest("the device has no engine near its memory: set near_memory.bandwidth first")
+        return NearMemory(bandwidth_bytes_per_s=value, peak_flop_per_s={})
     if owner == "price":
         return Price(usd_per_hour=value, place="as given", date="as given", source="given by the user")
     if name != "bandwidth_bytes_per_s":

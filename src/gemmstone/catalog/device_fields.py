@@ -4,6 +4,15 @@ from __future__ import annotations
 
 FORMATS = ("fp32", "tf32", "bf16", "fp16", "fp8", "fp6", "fp4", "mxfp4", "nvfp4", "int8", "int4")
 LINKS = ("scale_up", "scale_out", "host")
+# What stands behind a device (see core.hardware.HostTier): field -> attribute. In a system's file it is of the whole system.
+HOST_TIER = {
+    "host.memory": "memory_bytes",
+    "host.bandwidth": "memory_bandwidth_bytes_per_s",
+    "storage.capacity": "storage_bytes",
+    "storage.bandwidth": "storage_bandwidth_bytes_per_s",
+    "storage.write_bandwidth": "storage_write_bandwidth_bytes_per_s",
+    "power.system": "power_w",
+}
 FIELDS: dict[str, str] = {
     "compute.units": "count",
     **{f"compute.peak.{name}": "flop_per_s" for name in FORMATS},
@@ -14,8 +23,17 @@ FIELDS: dict[str, str] = {
     **{f"link.{name}.bandwidth": "bytes_per_s" for name in LINKS},
     **{f"link.{name}.latency": "s" for name in LINKS},
     **{f"link.{name}.domain": "count" for name in LINKS},
+    "near_memory.bandwidth": "bytes_per_s",
+    **{f"near_memory.peak.{name}": "flop_per_s" for name in FORMATS},
+    "host.memory": "bytes",
+    "host.bandwidth": "bytes_per_s",
+    **{f"host.peak.{name}": "flop_per_s" for name in FORMATS},
+    "storage.capacity": "bytes",
+    "storage.bandwidth": "bytes_per_s",
+    "storage.write_bandwidth": "bytes_per_s",
     "power.tdp": "w",
     "power.idle": "w",
+    "power.system": "w",
     "price.per_hour": "usd_per_h",
 }
 MAX_VALUE = 1e24  # far above any machine; keeps products of a few quantities finite

@@ -16,10 +16,10 @@ from pathlib import Path
 from typing import Any
 
 from gemmstone.catalog.device_edit import edit, editable
-from gemmstone.catalog.device_fields import FIELDS, FORMATS, LINKS, MAX_VALUE
+from gemmstone.catalog.device_fields import FIELDS, FORMATS, HOST_TIER, LINKS, MAX_VALUE
 from gemmstone.core import units
 from gemmstone.core.errors import BadRequest
-from gemmstone.core.hardware import Cluster, Device, Link, Price
+from gemmstone.core.hardware import Cluster, Device, HostTier, Link, NearMemory, Price
 from gemmstone.core.lookup import fold, unknown
 
 __all__ = ["cluster", "describe", "edit", "editable", "find", "published"]
@@ -31,7 +31,8 @@ MAX_DEVICES = 100_000
 
 REQUIRED = ("memory.capacity", "memory.bandwidth")
 _TEXTS = ("slug", "name", "vendor", "architecture", "kind")
-_TOP = {*_TEXTS, "year", "aliases", "note", "compute", "memory", "link", "power", "price", "sources", "conflicts"}
+_SECTIONS = ("compute", "memory", "near_memory", "link", "host", "storage", "power", "price")
+_TOP = {*_TEXTS, "year", "aliases", "note", *_SECTIONS, "sources", "conflicts"}
 _LEAF = {"value", "source", "note"}
 
 
@@ -209,7 +210,7 @@ def _checked(document: dict[str, Any], name: str) -> dict[str, Any]:
             raise BadRequest(f"{name}: {key} is missing or not a text")
     if not isinstance(document.get("year"), int):
         raise BadRequest(f"{name}: year is missing or not a number")
-    for key in ("sources", "conflicts", "compute", "memory", "link", "power", "price"):
+    for key in ("sources", "conflicts", *_SECTIONS):
         if not isinstance(document.setdefault(key, {}), dict):
             raise BadRequest(f"{name}: [{key}] has to be a table")
     for key in document["conflicts"]:
@@ -240,7 +241,7 @@ def _texts(value: object) -> bool:
 def _values(document: Mapping[str, Any], name: str = "") -> dict[str, Value]:
     """Dotted field -> value for every quantity of a document."""
     found: dict[str, Value] = {}
-    for section in ("compute", "memory", "link", "power", "price"):
+    for section in _SECTIONS:
         for field, leaf in _leaves(document.get(section, {}), section):
             found[field] = _value(field, leaf, document["sources"], name)
     return found
@@ -285,7 +286,7 @@ def _device(document: Mapping[str, Any]) -> Device:
         **{key: document[key] for key in _TEXTS},
         year=document["year"],
         aliases=tuple(document["aliases"]),
-        peak_flop_per_s={name: number[f"compute.peak.{name}"] for name in FORMATS if f"compute.peak.{name}" in number},
+        peak_flop_per_s=_peaks(number, "compute"),
         compute_units=int(number.get("compute.units", 0)),
         memory_bytes=number.get("memory.reported", number["memory.capacity"]),
         memory_bandwidth_bytes_per_s=number["memory.bandwidth"],
@@ -293,6 +294,12 @@ def _device(document: Mapping[str, Any]) -> Device:
         scale_up=_link(number, "scale_up"),
         scale_out=_link(number, "scale_out"),
         host=_link(number, "host"),
+        host_tier=_host_tier(number),
+        near_memory=NearMemory(
+            bandwidth_bytes_per_s=number["near_memory.bandwidth"], peak_flop_per_s=_peaks(number, "near_memory")
+        )
+        if "near_memory.bandwidth" in number
+        else None,
         tdp_w=number.get("power.tdp"),
         idle_w=number.get("power.idle"),
         price=Price(usd_per_hour=price.number, place=price.place, date=price.date, source=price.source)
@@ -300,6 +307,17 @@ def _device(document: Mapping[str, Any]) -> Device:
         else None,
         sources={field: value.source for field, value in values.items()},
     )
+
+
+def _peaks(number: Mapping[str, float], owner: str) -> dict[str, float]:
+    return {name: number[f"{owner}.peak.{name}"] for name in FORMATS if f"{owner}.peak.{name}" in number}
+
+
+def _host_tier(number: Mapping[str, float], devices: int = 1) -> HostTier | None:
+    """One device's share of what its file says about host and drives; None where it says nothing."""
+    shares = {attribute: number[field] / devices for field, attribute in HOST_TIER.items() if field in number}
+    peaks = {name: peak / devices for name, peak in _peaks(number, "host").items()}
+    return HostTier(**shares, peak_flop_per_s=peaks) if shares or peaks else None
 
 
 def _link(number: Mapping[str, float], name: str) -> Link | None:

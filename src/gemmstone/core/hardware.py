@@ -26,12 +26,39 @@ class Price:
 
 
 @dataclass(frozen=True, kw_only=True)
+class HostTier:
+    """What stands behind one device: its share of the slower memory, the processor there and the drives.
+
+    The share of a machine's device is the machine's value over its number of devices. The memory is reached over
+    Device.host (PCIe, NVLink-C2C, the DDR channels of a chip with two kinds of memory) and read by the host's processor at
+    memory_bandwidth_bytes_per_s. A chip that shares one memory with its CPU has no such memory: what it has is
+    Device.memory_bytes. storage_bandwidth_bytes_per_s is for reading. None, or absent from the mapping: not known.
+    """
+
+    memory_bytes: float | None = None
+    memory_bandwidth_bytes_per_s: float | None = None
+    peak_flop_per_s: Mapping[str, float] = field(default_factory=dict)
+    storage_bytes: float | None = None
+    storage_bandwidth_bytes_per_s: float | None = None
+    storage_write_bandwidth_bytes_per_s: float | None = None
+    power_w: float | None = None  # the most that the whole machine draws, devices included, a device
+
+
+@dataclass(frozen=True, kw_only=True)
+class NearMemory:
+    """A second engine inside or under the memory (PIM): dense peaks by format and its own, wider path to the same data."""
+
+    bandwidth_bytes_per_s: float
+    peak_flop_per_s: Mapping[str, float]
+
+
+@dataclass(frozen=True, kw_only=True)
 class Device:
     """One accelerator (or CPU socket) as its vendor describes it.
 
     peak_flop_per_s: dense peaks by number format, no sparsity. memory_bytes is what the driver reports, which is what an
-    engine can use; compute_units are SMs, CUs, cores or the like. A value that no source gives is absent (None or not in
-    the mapping), never a guess.
+    engine can use; compute_units are SMs, CUs, cores or the like. A value that no source gives is absent (None, zero or not
+    in the mapping), never a guess.
     """
 
     slug: str
@@ -47,6 +74,8 @@ class Device:
     scale_up: Link | None = None
     scale_out: Link | None = None
     host: Link | None = None
+    host_tier: HostTier | None = None
+    near_memory: NearMemory | None = None
     tdp_w: float | None = None
     idle_w: float | None = None
     price: Price | None = None
