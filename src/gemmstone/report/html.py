@@ -58,15 +58,19 @@ SECTIONS = (
 
 def write_page(document: Mapping[str, Any], path: str) -> None:
     """Writes the page of a plan made with `detail=True`, whole or not at all. Raises BadRequest where it cannot be written."""
-    whole = page(document)
+    text = page(document)
     with written_aside(path, "replace") as file:
-        file.write(whole)
+        file.write(text)
 
 
 def page(document: Mapping[str, Any]) -> str:
     """The whole page as text; parts that the document has no data for are left out."""
-    figures = charts.figures(document)
-    built = [(section, _section(section, document, figures)) for section in SECTIONS]
+    return whole(f"Serving {document['model']}: plan by Gemmstone", SECTIONS, document, charts.figures(document))
+
+
+def whole(title: str, sections: tuple[Section, ...], document: Mapping[str, Any], figures: Mapping[str, Figure]) -> str:
+    """A page of any sections and the figures they name, with its style and scripts in it; empty sections are left out."""
+    built = [(section, _section(section, document, figures)) for section in sections]
     built = [(section, markup) for section, markup in built if markup]
     links = [element("a", section.title, href=f"#{section.name}") for section, _ in built if section.title]
     navigation = element("nav", *links, aria_label="sections")
@@ -76,7 +80,7 @@ def page(document: Mapping[str, Any]) -> str:
         element("meta", charset="utf-8"),
         element("meta", http_equiv="Content-Security-Policy", content=_policy(scripts)),
         element("meta", name="viewport", content="width=device-width, initial-scale=1"),
-        element("title", f"Serving {document['model']}: plan by Gemmstone"),
+        element("title", title),
         element("style", Html(_read("page.css"))),
     )
     body = (
