@@ -17,7 +17,7 @@ from gemmstone.graph.build import build
 from gemmstone.graph.gemm_table import gemm_table
 from gemmstone.predict.step import StepTimer
 from gemmstone.simulate.scenario import Scenario, load_model, system
-from gemmstone.simulate.steady import Steady, closed_loop, lengths, slots, static_batch
+from gemmstone.simulate.steady import Steady, closed_loop, lengths, static_batch
 from gemmstone.simulate.system import System
 
 FEW = settings(max_examples=20, deadline=None)
@@ -42,7 +42,7 @@ def served(model: str, hardware: str, engine: str) -> System:
 
 def loop(made: System, workload: Workload, loads: np.ndarray = LOADS) -> Steady:
     first = made.engine.scheduler == "prefill-first"
-    return closed_loop(made.timer, made.memory.kv_capacity_tokens, workload, loads, prefill_first=first)
+    return closed_loop(made.timer, made.slots(lengths(workload, 0.0)), workload, loads, prefill_first=first)
 
 
 def workloads() -> st.SearchStrategy[Workload]:
@@ -120,7 +120,7 @@ def test_closed_loop_obeys_the_laws_of_queues(made: tuple[str, str, str], worklo
     assert np.all(np.diff(steady.requests_per_s) >= -APPROXIMATION * steady.requests_per_s[1:])
     assert np.all(np.diff(steady.e2e_s) >= -APPROXIMATION * steady.e2e_s[1:])
     # What runs fits into the cache, what does not waits.
-    room = slots(found.deployment, found.memory.kv_capacity_tokens, lengths(workload, 0.0))
+    room = found.slots(lengths(workload, 0.0))
     assert np.all(steady.running <= room * (1 + 1e-9))
     assert np.allclose(steady.running + steady.waiting, LOADS)
     assert np.all(steady.waiting[room >= LOADS] == 0)
@@ -142,7 +142,7 @@ def test_longer_requests_are_fewer(made: tuple[str, str, str], workload: Workloa
 @FEW
 def test_static_batch_conserves_requests(made: tuple[str, str, str], workload: Workload, batch: int) -> None:
     found = served(*made)
-    steady = static_batch(found.timer, found.memory.kv_capacity_tokens, workload, np.array([float(batch)]))
+    steady = static_batch(found.timer, found.slots(lengths(workload, 0.0)), workload, np.array([float(batch)]))
     done = steady.requests_per_s * steady.e2e_s / found.deployment.attention_dp
     assert float(done[0]) == pytest.approx(batch)
     assert float(steady.running[0] + steady.waiting[0]) == pytest.approx(batch)

@@ -9,7 +9,8 @@ import pytest
 from gemmstone.core.deployment import Deployment, Step
 from gemmstone.core.model import Attention, Layer, Model
 from gemmstone.core.work import Op
-from gemmstone.graph.blocks import BLOCKS, shard
+from gemmstone.graph.blocks import KINDS
+from gemmstone.graph.blocks.kind import shard
 from gemmstone.graph.build import build
 from gemmstone.simulate.scenario import load_model
 
@@ -173,7 +174,7 @@ def test_formats_follow_the_deployment() -> None:
 
 def test_every_block_of_a_layer_has_a_builder() -> None:
     blocks = {type(block) for name in ("gpt2", "deepseek-v3") for block in _blocks(load_model(name).layers)}
-    assert blocks == set(BLOCKS)
+    assert blocks == set(KINDS)
 
 
 def _blocks(layers: tuple[Layer, ...]) -> list[object]:

@@ -11,15 +11,13 @@ from hypothesis import strategies as st
 from gemmstone.catalog.model_files import ModelFile, find
 from gemmstone.core.errors import BadRequest
 from gemmstone.core.model import Attention, DenseMLP, Experts, LatentAttention, Model
+from gemmstone.graph.blocks import kind
 from gemmstone.graph.families import FAMILIES, MODEL_TYPES, build_model
 from gemmstone.graph.parameters import (
+    block_parameters,
     count,
-    feed_forward_parameters,
-    idle_parameters,
     kv_elements,
     matrix_elements,
-    mixer_parameters,
-    router_parameters,
 )
 
 TINY: dict[str, Any] = {
@@ -68,12 +66,12 @@ def test_qwen2_has_biases_on_q_k_v_alone() -> None:
 def test_qwen3_has_head_norms_and_heads_of_128_by_default() -> None:
     mixer = first_attention(built(architectures=["Qwen3ForCausalLM"]))
     assert (mixer.head_dim, mixer.qk_norm) == (128, "head")
-    assert mixer_parameters(mixer, 64) - matrix_elements(mixer, 64) == 2 * 128
+    assert block_parameters(mixer, 64) - matrix_elements(mixer, 64) == 2 * 128
 
 
 def test_minimax_norms_all_heads_together() -> None:
     mixer = first_attention(build_model(find("minimax-m2.5")))
-    assert mixer_parameters(mixer, 3072) - matrix_elements(mixer, 3072) == 48 * 128 + 8 * 128
+    assert block_parameters(mixer, 3072) - matrix_elements(mixer, 3072) == 48 * 128 + 8 * 128
 
 
 def test_explicit_head_dim_wins() -> None:
@@ -130,9 +128,9 @@ def test_qwen_moe_alternates_dense_and_routed_layers() -> None:
     assert [(layer.count, type(layer.feed_forward)) for layer in model.layers] == [(4, DenseMLP), (2, Experts)]
     experts = model.layers[1].feed_forward
     assert isinstance(experts, Experts)
-    assert feed_forward_parameters(experts, 64) == 8 * 3 * 64 * 32 + 3 * 64 * 48 + 8 * 64 + 64
-    assert router_parameters(experts, 64) == 8 * 64 + 64
-    assert idle_parameters(experts, 64) == 6 * 3 * 64 * 32
+    assert block_parameters(experts, 64) == 8 * 3 * 64 * 32 + 3 * 64 * 48 + 8 * 64 + 64
+    assert block_parameters(experts, 64) - matrix_elements(experts, 64) == 8 * 64 + 64
+    assert kind(experts).idle(experts, 64) == 6 * 3 * 64 * 32
 
 
 def test_latent_attention_by_hand() -> None:
@@ -141,7 +139,7 @@ def test_latent_attention_by_hand() -> None:
     full = build_model(find("deepseek-v2")).layers[0].mixer
     assert isinstance(lite, LatentAttention)
     assert matrix_elements(lite, 2048) == 2048 * 16 * 192 + 2048 * 576 + 512 * 16 * 256 + 16 * 128 * 2048
-    assert mixer_parameters(lite, 2048) - matrix_elements(lite, 2048) == 512
+    assert block_parameters(lite, 2048) - matrix_elements(lite, 2048) == 512
     query = 5120 * 1536 + 1536 * 128 * 192
     assert matrix_elements(full, 5120) == query + 5120 * 576 + 512 * 128 * 256 + 128 * 128 * 5120
     assert kv_elements(full) == kv_elements(lite) == 576

@@ -129,7 +129,7 @@ def test_capacity_is_what_the_tree_leaves() -> None:
     found = memory(model, device(80e9), deployment())
     usable = 80e9 * memory_module.REPORTED_FRAC * 0.9
     assert found.usable_bytes == pytest.approx(usable)
-    assert found.kv_capacity_tokens == math.floor((usable - found.tree.bytes) / 131_072)
+    assert found.capacity_tokens(1.0) == math.floor((usable - found.tree.bytes) / 131_072)
     assert found.fits
     # 16.06 GB of weights and 2 to 3 GB around them
     assert weights("llama-3.1-8b").bytes == pytest.approx(16.06e9, rel=1e-3)
@@ -140,16 +140,16 @@ def test_fraction_of_free_memory_counts_the_cache_alone() -> None:
     model = load_model("llama-3.1-8b")
     of_free = memory(model, device(), deployment(memory_fraction_of="free", gpu_memory_utilization=0.5))
     free = 80e9 * memory_module.REPORTED_FRAC - of_free.tree.bytes
-    assert of_free.kv_capacity_tokens == math.floor(0.5 * free / 131_072)
+    assert of_free.capacity_tokens(1.0) == math.floor(0.5 * free / 131_072)
 
 
 def test_more_memory_more_tokens_and_none_when_weights_do_not_fit() -> None:
     # 70.6e9 parameters are 35.3 GB a device on four: more than 0.9 of 39 GB once anything else is there
     model, run = load_model("llama-3.1-70b"), deployment(tensor_parallel=4)
     small, medium, large = (memory(model, device(size), run) for size in (40e9, 80e9, 141e9))
-    assert small.kv_capacity_tokens == 0
+    assert small.capacity_tokens(1.0) == 0
     assert not small.fits
-    assert 0 < medium.kv_capacity_tokens < large.kv_capacity_tokens
+    assert 0 < medium.capacity_tokens(1.0) < large.capacity_tokens(1.0)
 
 
 def test_tree_adds_up_largest_first() -> None:

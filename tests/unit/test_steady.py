@@ -10,9 +10,11 @@ import pytest
 from gemmstone.core.calibration import EngineFit
 from gemmstone.core.deployment import Deployment, Step, Workload
 from gemmstone.core.estimate import Estimate
-from gemmstone.simulate.steady import Steady, closed_loop, lengths, slots, static_batch
+from gemmstone.predict.deploy import Choice
+from gemmstone.simulate.scenario import Scenario, system
+from gemmstone.simulate.steady import Steady, closed_loop, lengths, resident_tokens, static_batch
 
-ENDLESS = 1e12  # tokens of cache
+ENDLESS = 1e9  # slots
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,9 +33,9 @@ class Clock:
 
 
 def loop(
-    clock: Clock, workload: Workload, *loads: float, cache: float = ENDLESS, prefill_first: bool = False
+    clock: Clock, workload: Workload, *loads: float, slots: float = ENDLESS, prefill_first: bool = False
 ) -> Steady:
-    return closed_loop(clock, cache, workload, np.array(loads), prefill_first=prefill_first)  # type: ignore[arg-type]
+    return closed_loop(clock, slots, workload, np.array(loads), prefill_first=prefill_first)  # type: ignore[arg-type]
 
 
 def test_a_prompt_that_rides_for_free() -> None:
@@ -86,8 +88,8 @@ def test_no_load_gets_more_out_than_steps_and_prompts_allow() -> None:
 def test_cache_bounds_what_runs_and_the_rest_waits() -> None:
     # A request of 40 + 100 tokens holds 40 + 0.6 x 100 = 100 on average: ten fit into 1000.
     work = Workload(input_tokens=40, output_tokens=100)
-    found = loop(Clock(), work, 5, 20, cache=1000.0)
-    assert slots(Clock().deployment, 1000.0, lengths(work, 0.0)) == 10
+    found = loop(Clock(), work, 5, 20, slots=10.0)
+    assert 1000.0 / resident_tokens(lengths(work, 0.0)) == 10
     assert found.running == pytest.approx([5, 10])
     assert found.waiting == pytest.approx([0, 10])
     # Ten more in flight get through no faster: they wait for a slot, ten at 10 / (100 x 10 ms).
@@ -96,8 +98,9 @@ def test_cache_bounds_what_runs_and_the_rest_waits() -> None:
 
 
 def test_max_num_seqs_bounds_what_runs() -> None:
-    clock = Clock(deployment=Deployment(engine="generic", max_num_batched_tokens=1000, max_num_seqs=4))
-    assert loop(clock, Workload(input_tokens=40, output_tokens=100), 20).running == pytest.approx([4])
+    choice = Choice(max_num_seqs=4)
+    made = system(Scenario(model="llama-3.1-8b", hardware="h100-sxm", choice=choice))
+    assert made.slots(lengths(Workload(input_tokens=40, output_tokens=100), 0.0)) == 4
 
 
 def test_prefix_hits_are_not_computed_and_the_last_token_always_is() -> None:
@@ -146,7 +149,7 @@ def test_static_batch_is_prompts_then_tokens() -> None:
 
 def test_static_batch_larger_than_the_cache_goes_in_rounds() -> None:
     work = Workload(input_tokens=40, output_tokens=100)
-    one, three = (static_batch(Clock(), 1000.0, work, np.array([n])) for n in (10.0, 30.0))  # type: ignore[arg-type]
+    one, three = (static_batch(Clock(), 10.0, work, np.array([n])) for n in (10.0, 30.0))  # type: ignore[arg-type]
     assert three.running == pytest.approx([10])
     assert three.e2e_s == pytest.approx(3 * one.e2e_s)
     assert three.requests_per_s == pytest.approx(one.requests_per_s)

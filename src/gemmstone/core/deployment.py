@@ -42,6 +42,7 @@ class Deployment:
     memory_reserve_bytes: float = 0.0  # left free by the engine
     prefix_hit_frac: float = 0.0
     cuda_graphs: bool = True
+    techniques: tuple[object, ...] = ()  # settings of rows in graph.techniques.TECHNIQUES
 
     @property
     def stage_devices(self) -> int:
@@ -86,8 +87,9 @@ class Step:
     """What one replica executes in one engine step; each field a number or an array over operating points.
 
     prefill_seqs prompts (or chunks) advance by prefill_tokens each on top of prefill_past tokens already in the cache;
-    decode_seqs sequences advance by one token each with decode_context tokens in the cache. Counts are for one
-    attention-DP rank and may be fractional: a Step may stand for the average of many.
+    decode_seqs sequences advance by decode_tokens each (more than one when drafted tokens are verified) with
+    decode_context tokens in the cache. Counts are for one attention-DP rank and may be fractional: a Step may stand for
+    the average of many.
     """
 
     prefill_seqs: Numbers = 0.0
@@ -95,16 +97,22 @@ class Step:
     prefill_past: Numbers = 0.0
     decode_seqs: Numbers = 0.0
     decode_context: Numbers = 0.0
+    decode_tokens: float = 1.0
     sampled_seqs: Numbers | None = None  # sequences whose logits are needed; default: all of both kinds
 
     @property
     def tokens(self) -> Any:
         """Tokens that go through the linear layers of one attention-DP rank."""
-        return np.asarray(self.prefill_seqs * self.prefill_tokens + self.decode_seqs, dtype=float)
+        return np.asarray(self.prefill_seqs * self.prefill_tokens + self.decode_rows, dtype=float)
+
+    @property
+    def decode_rows(self) -> Any:
+        """Tokens of the decoding sequences."""
+        return self.decode_seqs * self.decode_tokens
 
     @property
     def sampled(self) -> Any:
-        """Sequences that need logits."""
+        """Positions that need logits: the last of each prompt, all of those that decode."""
         if self.sampled_seqs is not None:
-            return np.asarray(self.sampled_seqs, dtype=float)
-        return np.asarray(self.prefill_seqs, dtype=float) + self.decode_seqs
+            return np.asarray(self.sampled_seqs, dtype=float) + self.decode_seqs * (self.decode_tokens - 1.0)
+        return np.asarray(self.prefill_seqs, dtype=float) + self.decode_rows

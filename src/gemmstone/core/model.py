@@ -18,11 +18,15 @@ class Attention:
     head_dim: int
     qkv_bias: bool = False
     output_bias: bool = False
-    qk_norm: str = (
-        ""  # "" none, "head": a weight of head_dim for q and for k, "full": weights over all q and all kv heads
-    )
+    # "" none, "head": a weight of head_dim for q and for k, "heads": one a head, "full": a norm over all q and all k heads
+    qk_norm: str = ""
+    qk_norm_bias: bool = False  # LayerNorm instead of RMSNorm on queries and keys
     rotary: bool = True
     window: int = 0  # tokens a query may look back, 0 for all
+    chunk: int = 0  # tokens of the chunks that attention stays within (Llama 4), 0 for none
+    sinks: bool = False  # a learned logit a head beside the keys (gpt-oss)
+    output_gate: bool = False  # a second query projection whose sigmoid multiplies the output (Qwen3-Next)
+    causal: bool = True  # encoders look both ways and keep no cache
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,21 +61,23 @@ class Experts:
     shared_gate: bool = False  # a scalar gate in front of the shared expert (Qwen2-MoE)
     router_bias: bool = False  # a per-expert correction or bias vector
     gated: bool = True
-
-
-Mixer = Attention | LatentAttention
-FeedForward = DenseMLP | Experts
+    bias: bool = False  # on the matrices of the routed experts
 
 
 @dataclass(frozen=True, kw_only=True)
 class Layer:
-    """`count` identical consecutive or interleaved layers: a token mixer, a feed-forward block and their norms."""
+    """`count` identical consecutive or interleaved layers: a token mixer, a feed-forward block and their norms.
+
+    Blocks are of any kind in graph.blocks.KINDS; hybrids have layers with one of the two alone. Blocks that are `parallel`
+    read the same input and add to one residual, so that tensor ranks join both sums at once.
+    """
 
     count: int
-    mixer: Mixer
-    feed_forward: FeedForward
+    mixer: object | None
+    feed_forward: object | None
     norms: int = 2  # norm weight vectors of hidden_size
     norm_bias: bool = False
+    parallel: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -96,10 +102,13 @@ class Model:
     layers: tuple[Layer, ...]
     tied_embeddings: bool = False
     embedding_size: int = 0  # width of the embedding when it differs from hidden_size (OPT-350m), 0 when equal
-    learned_positions: int = 0  # rows of a learned position table
+    learned_positions: int = 0  # rows of learned position and token type tables
+    embedding_norm: bool = False  # a norm right after the embedding (BLOOM, BERT)
     final_norm: bool = True
     norm_bias: bool = False  # of the final norm
     lm_head_bias: bool = False
+    has_head: bool = True  # encoders for embedding end without one
+    extra_parameters: int = 0  # outside the layers: poolers, classification heads, projectors
     max_position_embeddings: int = 0
     dtype: str = "bf16"
     quantization: Quantization | None = None

@@ -4,21 +4,32 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import NamedTuple
 
 from gemmstone.core.deployment import Deployment, Step
 from gemmstone.core.model import Experts, Layer, Model
 from gemmstone.core.work import Op
-from gemmstone.graph.blocks import ACTIVATION_BYTES, BLOCKS, Place
+from gemmstone.graph.blocks import blocks, kind
+from gemmstone.graph.blocks.kind import ACTIVATION_BYTES, Place
 from gemmstone.ops import collective, elementwise, matmul
 
 
 class OpGroup(NamedTuple):
-    """Operations that run `repeats` times one after the other in a step."""
+    """Operations that run `repeats` times one after the other in a step.
+
+    `streams` run beside them, as the weights of the next layer that are on their way; the slower of the two decides.
+    In an `overlapped` group operations bound by different resources run at the same time.
+    """
 
     name: str
     repeats: float
     ops: tuple[Op, ...]
+    streams: tuple[Op, ...] = ()
+    overlapped: bool = False
+
+
+Groups = tuple[OpGroup, ...]
 
 
 def fullest_stage(layers: int, stages: int) -> float:
@@ -30,7 +41,7 @@ def fullest_stage(layers: int, stages: int) -> float:
     return math.ceil(layers / stages) / layers
 
 
-def build(model: Model, deployment: Deployment, step: Step) -> tuple[OpGroup, ...]:
+def build(model: Model, deployment: Deployment, step: Step) -> Groups:
     """All operations one micro-batch meets on its way through the pipeline, per device of each stage.
 
     With pipeline parallelism the groups of all stages follow each other, joined by the hand-over between stages.
@@ -40,7 +51,8 @@ def build(model: Model, deployment: Deployment, step: Step) -> tuple[OpGroup, ..
     groups += [OpGroup(_layer_name(layer), layer.count, tuple(_layer(layer, place))) for layer in model.layers]
     if deployment.pipeline_parallel > 1:
         groups.append(OpGroup("pipeline", deployment.pipeline_parallel - 1, (_hand_over(model, place),)))
-    groups.append(OpGroup("head", 1, tuple(_head(model, place))))
+    if model.has_head:
+        groups.append(OpGroup("head", 1, tuple(_head(model, place))))
     return tuple(groups)
 
 
@@ -50,14 +62,18 @@ def _layer_name(layer: Layer) -> str:
 
 def _layer(layer: Layer, place: Place) -> Iterator[Op]:
     yield elementwise.norm("norm", tokens=place.tokens, width=place.hidden, count=layer.norms)
-    yield from BLOCKS[type(layer.mixer)](layer.mixer, place)
-    yield from BLOCKS[type(layer.feed_forward)](layer.feed_forward, place)
+    parts = blocks(layer)
+    for block in parts:
+        last = block is parts[-1]
+        yield from kind(block).ops(block, place._replace(reduced=last or not layer.parallel))
 
 
 def _embedding(model: Model, place: Place) -> Iterator[Op]:
     ranks = place.deployment.tensor_parallel
     rows = model.vocab_size / ranks + model.learned_positions
     yield elementwise.embedding("embedding", tokens=place.tokens, width=model.hidden_size, rows=rows)
+    if model.embedding_norm:
+        yield elementwise.norm("embedding_norm", tokens=place.tokens, width=model.hidden_size)
     if ranks > 1:
         message = place.tokens * model.hidden_size * ACTIVATION_BYTES
         yield collective.all_reduce("embedding_all_reduce", message_bytes=message, ranks=ranks)
@@ -77,3 +93,11 @@ def _head(model: Model, place: Place) -> Iterator[Op]:
 def _hand_over(model: Model, place: Place) -> Op:
     message = place.tokens * model.hidden_size * ACTIVATION_BYTES
     return collective.send_recv("hand_over", message_bytes=message, ranks=place.deployment.replica_devices)
+
+
+def rewritten(groups: Groups, name: str, **changes: object) -> Groups:
+    """The groups with some fields replaced in every operation called `name`."""
+    return tuple(
+        group._replace(ops=tuple(replace(op, **changes) if op.name == name else op for op in group.ops))  # type: ignore[arg-type]
+        for group in groups
+    )

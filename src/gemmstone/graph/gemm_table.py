@@ -13,7 +13,9 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
+from gemmstone.core.errors import BadRequest
 from gemmstone.core.model import Attention, DenseMLP, Experts, LatentAttention, Model
+from gemmstone.graph.blocks import blocks
 
 
 class GemmRow(NamedTuple):
@@ -51,7 +53,9 @@ def gemm_table(model: Model, tokens: int) -> tuple[GemmRow, ...]:
     hidden = model.hidden_size
     rows = [GemmRow("embedding", tokens, model.vocab_size, hidden, gathered=True)]
     for layer in model.layers:
-        for block in (layer.mixer, layer.feed_forward):
+        for block in blocks(layer):
+            if type(block) not in _ROWS:
+                raise BadRequest(f"no table of products is known for the {type(block).__name__} blocks of {model.name}")
             rows += [row._replace(layers=layer.count) for row in _ROWS[type(block)](block, tokens, hidden)]
     rows.append(GemmRow("logits", tokens, hidden, model.vocab_size))
     return tuple(rows)

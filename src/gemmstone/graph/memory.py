@@ -8,15 +8,21 @@ step, the CUDA context with its communication buffers, and the captured CUDA gra
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
 
 from gemmstone.core import dtypes
-from gemmstone.core.deployment import Deployment, Step
+from gemmstone.core.deployment import Deployment, Numbers, Step
 from gemmstone.core.errors import NoAnswer
 from gemmstone.core.hardware import Device
-from gemmstone.core.model import Attention, DenseMLP, Experts, LatentAttention, Model
-from gemmstone.graph.blocks import ACTIVATION_BYTES, shard
-from gemmstone.graph.build import build, fullest_stage
+from gemmstone.core.model import Model
+from gemmstone.graph import techniques
+from gemmstone.graph.blocks import blocks, kind
+from gemmstone.graph.blocks.kind import ACTIVATION_BYTES, Cache
+from gemmstone.graph.build import fullest_stage
 
 # Fixed costs of a process on an accelerator, bytes. The sum with typical activations is the 2.5 GB that the KV capacity of
 # measured deployments asks for (see docs/physics/memory.md).
@@ -24,6 +30,8 @@ CONTEXT_BYTES = 0.6e9  # driver context, library handles
 COMMUNICATION_BYTES = 0.5e9  # buffers of the collective library, only with more than one device
 GRAPH_BYTES = 0.8e9  # captured CUDA graphs
 ENDS = ("embedding", "head")  # operations that only the first or the last stage holds
+BLOCK_TOKENS = 16  # tokens of a page of the cache, the least that is of use
+MOST_TOKENS = 1e15  # a cache that never fills is shown as this many tokens
 REPORTED_FRAC = 0.985  # of the reported memory is free before an engine starts
 
 
@@ -42,38 +50,71 @@ class MemoryNode:
 
 @dataclass(frozen=True, kw_only=True)
 class Memory:
-    """The memory of one device: the tree without cache, what is left for it, and the tokens that is, per attention rank."""
+    """The memory of one device and its share of the host: the trees without cache, and what sequences take of the rest.
+
+    caches: for every group of layers, how many of them the fullest device holds and what each keeps of a sequence.
+    """
 
     tree: MemoryNode
     usable_bytes: float
-    kv_bytes_per_token: float
-    kv_capacity_tokens: float
+    element_bytes: float
+    caches: tuple[tuple[float, Cache], ...]
+    host_tree: MemoryNode | None = None
+    host_usable_bytes: float = math.inf
+
+    def sequence_bytes(self, tokens: Numbers, tier: str = "device") -> Any:
+        """Bytes that one sequence of so many tokens keeps in a tier."""
+        held = [cache.bytes(tokens, self.element_bytes) * layers for layers, cache in self.caches if cache.tier == tier]
+        return sum(held, np.zeros_like(np.asarray(tokens, dtype=float)))
+
+    def sequences(self, tokens: float) -> float:
+        """How many sequences of so many tokens find room, not rounded; infinite where nothing is kept of them."""
+        room = {"device": self.usable_bytes - self.tree.bytes, "host": self.host_usable_bytes}
+        if self.host_tree is not None:
+            room["host"] -= self.host_tree.bytes
+        most = math.inf
+        for tier, free in room.items():
+            taken = float(self.sequence_bytes(tokens, tier))
+            if free < 0:
+                return 0.0
+            most = min(most, free / taken) if taken else most
+        return most
+
+    def capacity_tokens(self, tokens: float) -> float:
+        """Tokens the cache holds when sequences have `tokens` each."""
+        return float(math.floor(min(self.sequences(tokens) * tokens, MOST_TOKENS)))
 
     @property
     def fits(self) -> bool:
         """Whether at least one block of tokens finds room beside the weights."""
-        return self.kv_capacity_tokens >= 16
+        return self.sequences(BLOCK_TOKENS) >= 1.0
+
+
+def caches(model: Model, deployment: Deployment) -> tuple[tuple[float, Cache], ...]:
+    """What the layers of the fullest device keep of a sequence, groups of layers that keep nothing left out."""
+    held = fullest_stage(model.num_layers, deployment.pipeline_parallel)
+    kept = [
+        (layer.count * held, techniques.cached(kind(block).cache(block, deployment), deployment))
+        for layer in model.layers
+        for block in blocks(layer)
+        if kind(block).cache(block, deployment) != Cache()
+    ]
+    return tuple(kept)
 
 
 def kv_bytes_per_token(model: Model, deployment: Deployment) -> float:
-    """Bytes one cached token takes on one device, all its layers together."""
+    """Bytes the next cached token takes on one device, all its layers together; windows are not applied."""
     element = dtypes.size(deployment.kv_cache)
-    total = 0.0
-    for layer in model.layers:
-        mixer = layer.mixer
-        if isinstance(mixer, Attention):
-            values = 2.0 * shard(mixer.num_kv_heads, deployment.tensor_parallel) * mixer.head_dim
-        else:
-            values = 1.0 * (mixer.kv_lora_rank + mixer.qk_rope_head_dim)
-        total += layer.count * values * element
-    return total * fullest_stage(model.num_layers, deployment.pipeline_parallel)
+    return sum(
+        layers * float(cache._replace(window=0.0, state_bytes=0.0).bytes(1.0, element))
+        for layers, cache in caches(model, deployment)
+    )
 
 
 def memory(model: Model, device: Device, deployment: Deployment) -> Memory:
-    """The memory tree of the fullest device and the KV capacity of one attention-DP rank."""
-    weights = _weights(model, deployment)
+    """The memory tree of the fullest device and what an attention-DP rank may cache beside it."""
     fixed = [
-        weights,
+        _weights(model, deployment, "device"),
         MemoryNode(name="activations", bytes=_activation_bytes(model, deployment)),
         MemoryNode(name="context", bytes=CONTEXT_BYTES),
     ]
@@ -81,20 +122,19 @@ def memory(model: Model, device: Device, deployment: Deployment) -> Memory:
         fixed.append(MemoryNode(name="communication buffers", bytes=COMMUNICATION_BYTES))
     if deployment.cuda_graphs:
         fixed.append(MemoryNode(name="cuda graphs", bytes=GRAPH_BYTES))
-    tree = MemoryNode(
-        name="device", bytes=sum(node.bytes for node in fixed), parts=tuple(sorted(fixed, key=lambda n: -n.bytes))
-    )
+    tree = _joined("device", fixed)
     usable = device.memory_bytes * REPORTED_FRAC - deployment.memory_reserve_bytes
     if deployment.memory_fraction_of == "free":
         usable -= (1.0 - deployment.gpu_memory_utilization) * max(0.0, usable - tree.bytes)
     else:
         usable *= deployment.gpu_memory_utilization
-    per_token = kv_bytes_per_token(model, deployment)
+    on_host = _weights(model, deployment, "host")
     return Memory(
         tree=tree,
         usable_bytes=usable,
-        kv_bytes_per_token=per_token,
-        kv_capacity_tokens=max(0.0, math.floor((usable - tree.bytes) / per_token)),
+        element_bytes=dtypes.size(deployment.kv_cache),
+        caches=caches(model, deployment),
+        host_tree=_joined("host", [on_host]) if on_host.bytes else None,
     )
 
 
@@ -107,56 +147,36 @@ def does_not_fit(model: Model, device: Device, found: Memory) -> NoAnswer:
     )
 
 
-def _weights(model: Model, deployment: Deployment) -> MemoryNode:
+def _weights(model: Model, deployment: Deployment, tier: str) -> MemoryNode:
     stages = deployment.pipeline_parallel
     held = fullest_stage(model.num_layers, stages)
     nodes: list[MemoryNode] = []
     ends: list[MemoryNode] = []
-    for group in build(model, deployment, Step()):
-        parts = tuple(
+    for group in techniques.built(model, deployment, Step()):
+        own = [
             MemoryNode(
                 name=op.name,
                 bytes=float(op.weight_bytes) * group.repeats * (1.0 if group.name in ENDS else held),
             )
-            for op in group.ops
-            if float(op.weight_bytes) > 0
-        )
-        if not parts:
+            for op in (*group.ops, *group.streams)
+            if op.tier == tier and float(op.weight_bytes) > 0
+        ]
+        if not own or (group.name == "head" and model.tied_embeddings and stages == 1):
             continue
-        if group.name == "head" and model.tied_embeddings and stages == 1:
-            continue
-        node = MemoryNode(
-            name=group.name, bytes=sum(p.bytes for p in parts), parts=tuple(sorted(parts, key=lambda n: -n.bytes))
-        )
-        (ends if group.name in ENDS else nodes).append(node)
+        (ends if group.name in ENDS else nodes).append(_joined(group.name, own))
     if stages > 1 and ends:  # first and last stage hold one each: the fuller one counts
         ends = [max(ends, key=lambda node: node.bytes)]
-    nodes += ends
-    return MemoryNode(
-        name="weights", bytes=sum(n.bytes for n in nodes), parts=tuple(sorted(nodes, key=lambda n: -n.bytes))
-    )
+    return _joined("weights", nodes + ends)
+
+
+def _joined(name: str, nodes: Iterable[MemoryNode]) -> MemoryNode:
+    parts = tuple(sorted(nodes, key=lambda node: -node.bytes))
+    return MemoryNode(name=name, bytes=sum(part.bytes for part in parts), parts=parts)
 
 
 def _activation_bytes(model: Model, deployment: Deployment) -> float:
     """The largest set of tensors alive at once in a full step: residual, branch, projections and the feed-forward's middle."""
     tokens = deployment.max_num_batched_tokens
-    widest = 0.0
-    for layer in model.layers:
-        widest = max(widest, _mixer_width(layer.mixer, deployment), _feed_forward_width(layer.feed_forward, deployment))
-    logits = 4.0 * min(tokens, 256) * model.vocab_size / deployment.tensor_parallel
+    widest = max(kind(block).width(block, deployment) for layer in model.layers for block in blocks(layer))
+    logits = 4.0 * min(tokens, 256) * model.vocab_size / deployment.tensor_parallel if model.has_head else 0.0
     return tokens * (3.0 * model.hidden_size + widest) * ACTIVATION_BYTES + 2.0 * logits
-
-
-def _mixer_width(mixer: Attention | LatentAttention, deployment: Deployment) -> float:
-    heads = shard(mixer.num_heads, deployment.tensor_parallel)
-    if isinstance(mixer, Attention):
-        return (2.0 * heads + 2.0 * shard(mixer.num_kv_heads, deployment.tensor_parallel)) * mixer.head_dim
-    return heads * (2.0 * (mixer.qk_nope_head_dim + mixer.qk_rope_head_dim) + 2.0 * mixer.v_head_dim)
-
-
-def _feed_forward_width(block: DenseMLP | Experts, deployment: Deployment) -> float:
-    if isinstance(block, DenseMLP):
-        return 3.0 * block.intermediate_size / deployment.tensor_parallel
-    rows = block.experts_per_token * deployment.attention_dp / deployment.expert_parallel
-    slice_width = block.intermediate_size * deployment.expert_parallel / deployment.stage_devices
-    return rows * 3.0 * slice_width

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from gemmstone.core.model import Attention, DenseMLP, Experts, FeedForward, LatentAttention, Layer, Mixer, Model
+from gemmstone.core.model import Layer, Model
+from gemmstone.graph.blocks import blocks, kind
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,21 +29,22 @@ class Parameters:
 def count(model: Model) -> Parameters:
     """Total, active and embedding parameters of a model."""
     hidden = model.hidden_size
-    outside = outside_parameters(model)
-    total = outside + sum(layer.count * layer_parameters(layer, hidden) for layer in model.layers)
-    idle = sum(layer.count * idle_parameters(layer.feed_forward, hidden) for layer in model.layers)
+    total = outside_parameters(model) + sum(layer.count * layer_parameters(layer, hidden) for layer in model.layers)
+    idle = sum(layer.count * kind(block).idle(block, hidden) for layer in model.layers for block in blocks(layer))
     return Parameters(total=total, active=total - idle, embedding=embedding_elements(model))
 
 
 def outside_parameters(model: Model) -> int:
-    """Everything outside the layers: embedding, its projections, positions, final norm, head."""
+    """Everything outside the layers: embedding, its projections, positions, norms, head."""
     hidden = model.hidden_size
     width = model.embedding_size or hidden
-    head = 0 if model.tied_embeddings else model.vocab_size * width
+    head = model.vocab_size * width if model.has_head and not model.tied_embeddings else 0
     head_bias = model.vocab_size if model.lm_head_bias else 0
     projections = 2 * width * hidden if width != hidden else 0
-    norm = (2 if model.norm_bias else 1) * hidden if model.final_norm else 0
-    return embedding_elements(model) + projections + model.learned_positions * hidden + norm + head + head_bias
+    norms = (1 if model.final_norm else 0) + (1 if model.embedding_norm else 0)
+    norm = norms * (2 if model.norm_bias else 1) * hidden
+    outside = model.learned_positions * hidden + model.extra_parameters
+    return embedding_elements(model) + projections + outside + norm + head + head_bias
 
 
 def embedding_elements(model: Model) -> int:
@@ -53,81 +55,30 @@ def embedding_elements(model: Model) -> int:
 def layer_parameters(layer: Layer, hidden: int) -> int:
     """All parameters of one layer (its `count` not applied)."""
     norms = layer.norms * hidden * (2 if layer.norm_bias else 1)
-    return mixer_parameters(layer.mixer, hidden) + feed_forward_parameters(layer.feed_forward, hidden) + norms
+    return norms + sum(block_parameters(block, hidden) for block in blocks(layer))
 
 
-def mixer_parameters(mixer: Mixer, hidden: int) -> int:
-    """All parameters of a token mixer: matrices, biases, and norms on queries, keys or latents."""
-    matrices = matrix_elements(mixer, hidden)
-    if isinstance(mixer, LatentAttention):
-        return matrices + mixer.q_lora_rank + mixer.kv_lora_rank
-    query, key = mixer.num_heads * mixer.head_dim, mixer.num_kv_heads * mixer.head_dim
-    bias = (query + 2 * key if mixer.qkv_bias else 0) + (hidden if mixer.output_bias else 0)
-    norms = {"": 0, "head": 2 * mixer.head_dim, "full": query + key}[mixer.qk_norm]
-    return matrices + bias + norms
+def block_parameters(block: object, hidden: int) -> int:
+    """All parameters of a block: matrices, biases, its own norms, routers, gates."""
+    return kind(block).matrices(block, hidden) + kind(block).others(block, hidden)
 
 
-def feed_forward_parameters(block: FeedForward, hidden: int) -> int:
-    """All parameters of a feed-forward block: matrices, biases, router and gates; every expert counted."""
-    matrices = matrix_elements(block, hidden)
-    if isinstance(block, DenseMLP):
-        bias = ((2 if block.gated else 1) * block.intermediate_size + hidden) if block.bias else 0
-        return matrices + bias
-    return matrices + router_parameters(block, hidden)
-
-
-def idle_parameters(block: FeedForward, hidden: int) -> int:
-    """Parameters of the routed experts that one token is not sent to; 0 for a dense block."""
-    if isinstance(block, DenseMLP):
-        return 0
-    return (block.num_experts - block.experts_per_token) * expert_elements(block, hidden)
-
-
-def matrix_elements(block: Mixer | FeedForward, hidden: int) -> int:
+def matrix_elements(block: object, hidden: int) -> int:
     """Elements of the matrices alone, which are what quantisation shrinks: no biases, norms, routers or gates."""
-    if isinstance(block, Attention):
-        return hidden * block.head_dim * (2 * block.num_heads + 2 * block.num_kv_heads)
-    if isinstance(block, LatentAttention):
-        return _latent_matrices(block, hidden)
-    if isinstance(block, DenseMLP):
-        return (3 if block.gated else 2) * hidden * block.intermediate_size
-    return block.num_experts * expert_elements(block, hidden) + shared_expert_elements(block, hidden)
+    return kind(block).matrices(block, hidden)
 
 
-def expert_elements(block: Experts, hidden: int) -> int:
-    """Elements of the matrices of one routed expert."""
-    return (3 if block.gated else 2) * hidden * block.intermediate_size
-
-
-def shared_expert_elements(block: Experts, hidden: int) -> int:
-    """Elements of the matrices of all shared experts."""
-    return (3 if block.gated else 2) * hidden * block.shared_intermediate_size
-
-
-def router_parameters(block: Experts, hidden: int) -> int:
-    """Elements of the router, its bias and the gate of the shared expert, which stay in the model dtype."""
-    router = block.num_experts * hidden + (block.num_experts if block.router_bias else 0)
-    return router + (hidden if block.shared_gate else 0)
-
-
-def kv_elements(mixer: Mixer) -> int:
+def kv_elements(block: object) -> float:
     """Cache elements one token needs in one layer."""
-    if isinstance(mixer, LatentAttention):
-        return mixer.kv_lora_rank + mixer.qk_rope_head_dim
-    return 2 * mixer.num_kv_heads * mixer.head_dim
+    return kind(block).cache(block, None).token_elements
 
 
 def kv_bytes_per_token(model: Model, bytes_per_element: float) -> float:
-    """Bytes of KV cache one token needs over all layers; windows, which bound the tokens kept, are not applied."""
-    return sum(layer.count * kv_elements(layer.mixer) for layer in model.layers) * bytes_per_element
+    """Bytes of cache one more token needs over all layers; windows, which bound the tokens kept, are not applied."""
+    caches = [(layer.count, kind(block).cache(block, None)) for layer in model.layers for block in blocks(layer)]
+    return sum(count * (cache.token_elements * bytes_per_element + cache.token_bytes) for count, cache in caches)
 
 
-def _latent_matrices(block: LatentAttention, hidden: int) -> int:
-    heads, nope, rope, value = block.num_heads, block.qk_nope_head_dim, block.qk_rope_head_dim, block.v_head_dim
-    if block.q_lora_rank:
-        query = block.q_lora_rank * (hidden + heads * (nope + rope))
-    else:
-        query = hidden * heads * (nope + rope)
-    down = hidden * (block.kv_lora_rank + rope)
-    up = block.kv_lora_rank * heads * (nope + value)
-    return query + down + up + heads * value * hidden
+def state_bytes(model: Model) -> float:
+    """Bytes a sequence keeps whatever its length: recurrent states and convolution windows of all layers."""
+    return sum(layer.count * kind(b).cache(b, None).state_bytes for layer in model.layers for b in blocks(layer))

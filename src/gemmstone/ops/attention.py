@@ -26,6 +26,16 @@ def causal_pairs(tokens: Numbers, past: Numbers, window: float = 0.0) -> Any:
     return growing * past + growing * (growing + 1) / 2 + (tokens - growing) * window
 
 
+def full_pairs(tokens: Numbers, window: float = 0.0) -> Any:
+    """Query-key pairs of one sequence whose tokens all see each other, or the `window` nearest of them.
+
+    >>> float(full_pairs(4)), float(full_pairs(4, window=2))
+    (16.0, 8.0)
+    """
+    tokens = np.asarray(tokens, dtype=float)
+    return tokens * (np.minimum(tokens, window) if window else tokens)
+
+
 def prefill(
     name: str,
     *,
@@ -36,14 +46,16 @@ def prefill(
     kv_heads: Numbers,
     head_dim: Numbers,
     window: float = 0.0,
+    causal: bool = True,
     kv_cache: str = "bf16",
     count: float = 1.0,
 ) -> Op:
     """`batch` sequences of `tokens` new queries each, on one device's share of the heads.
 
-    Reads queries, keys and values (cached ones in the cache's format), writes outputs and the new cache entries.
+    Reads queries, keys and values (cached ones in the cache's format), writes outputs and the new cache entries. An encoder,
+    which is not causal, looks both ways and over no past.
     """
-    pairs = causal_pairs(tokens, past, window)
+    pairs = causal_pairs(tokens, past, window) if causal else full_pairs(tokens, window)
     reach = np.minimum(np.asarray(past, dtype=float), window) if window else past
     element = dtypes.size(kv_cache)
     queries = batch * tokens * heads * head_dim * 2.0
@@ -76,19 +88,20 @@ def decode(
     heads: Numbers,
     kv_heads: Numbers,
     head_dim: Numbers,
+    queries: float = 1.0,
     window: float = 0.0,
     kv_cache: str = "bf16",
     count: float = 1.0,
 ) -> Op:
-    """One new token for each of `batch` sequences with `context` tokens in the cache."""
+    """`queries` new tokens for each of `batch` sequences with `context` tokens in the cache, which is read once."""
     seen = np.minimum(np.asarray(context, dtype=float), window) if window else context
     element = dtypes.size(kv_cache)
     return Op(
         name=name,
         kind="attention_decode",
-        flop=4.0 * batch * heads * head_dim * seen,
-        read_bytes=batch * (heads * head_dim * 2.0 + kv_heads * head_dim * 2.0 * element * seen),
-        write_bytes=batch * (heads * head_dim * 2.0 + kv_heads * head_dim * 2.0 * element),
+        flop=4.0 * batch * queries * heads * head_dim * seen,
+        read_bytes=batch * (queries * heads * head_dim * 2.0 + kv_heads * head_dim * 2.0 * element * seen),
+        write_bytes=batch * queries * (heads * head_dim * 2.0 + kv_heads * head_dim * 2.0 * element),
         variant=kv_cache if element < 2 else "bf16",
         count=count,
         shape={
@@ -137,18 +150,19 @@ def latent_decode(
     heads: Numbers,
     latent_dim: Numbers,
     rope_dim: Numbers,
+    queries: float = 1.0,
     kv_cache: str = "bf16",
     count: float = 1.0,
 ) -> Op:
-    """MLA decode in its absorbed form: all heads attend to one shared latent of latent_dim + rope_dim values a token."""
+    """MLA decode in its absorbed form: all heads of `queries` new tokens attend to one shared latent a cached token."""
     width = latent_dim + rope_dim
     return Op(
         name=name,
         kind="latent_decode",
-        flop=2.0 * batch * heads * context * (width + latent_dim),
-        read_bytes=batch * (heads * width * 2.0 + context * width * dtypes.size(kv_cache)),
-        write_bytes=batch * (heads * latent_dim * 2.0 + width * dtypes.size(kv_cache)),
+        flop=2.0 * batch * queries * heads * context * (width + latent_dim),
+        read_bytes=batch * (queries * heads * width * 2.0 + context * width * dtypes.size(kv_cache)),
+        write_bytes=batch * queries * (heads * latent_dim * 2.0 + width * dtypes.size(kv_cache)),
         variant=kv_cache if dtypes.size(kv_cache) < 2 else "bf16",
         count=count,
-        shape={"batch": batch, "context": context, "heads": heads, "head_dim": width},
+        shape={"batch": batch, "context": context, "heads": heads * queries, "head_dim": width},
     )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from gemmstone.core.deployment import Array, Workload
-from gemmstone.simulate.steady import lengths, slots
+from gemmstone.simulate.steady import lengths
 from gemmstone.simulate.system import System
 
 LOAD_POINTS = 24
@@ -20,8 +20,7 @@ def ranks(made: System) -> int:
 
 def most(made: System, workload: Workload) -> float:
     """Requests in flight that one rank can run at once; below 1 when the cache cannot hold a single one."""
-    run = made.deployment
-    return min(slots(run, made.memory.kv_capacity_tokens, lengths(workload, run.prefix_hit_frac)), MOST_IN_FLIGHT)
+    return min(made.slots(lengths(workload, made.deployment.prefix_hit_frac)), MOST_IN_FLIGHT)
 
 
 def coarse(made: System, workload: Workload) -> Array:

@@ -14,7 +14,7 @@ from gemmstone.plan.layouts import LAST_RESORT_WEIGHTS, NARROWER_WEIGHTS, choice
 from gemmstone.plan.search import Question
 from gemmstone.predict.deploy import Choice, resolve
 from gemmstone.simulate.scenario import Hardware, load_cluster, load_model
-from gemmstone.simulate.steady import lengths, slots
+from gemmstone.simulate.steady import lengths
 
 MULTIPLES = (1, 2, 4, 8, 16, 32)  # of the devices given
 MOST_HARDWARE = 3  # choices looked at; more would not fit a line
@@ -56,6 +56,6 @@ def _fits(question: Question, model: Model, cluster: Cluster, engine: Engine, we
         except BadRequest:
             continue
         room = memory(model, cluster.device, run)
-        if room.fits and room.kv_capacity_tokens >= size.prompt + size.output:
-            return slots(run, room.kv_capacity_tokens, size) >= 1
+        if room.fits and room.sequences(size.prompt + size.output) >= 1:
+            return True
     return False

@@ -78,7 +78,7 @@ def _standing(
         ttft_s=_at_rate(swept, "ttft_s", requests_per_s),
         tpot_s=_at_rate(swept, "tpot_s", requests_per_s),
         output_tokens_per_s=_best_within(made, swept, economics, slo),
-        kv_capacity_tokens=made.kv_capacity_tokens,
+        kv_capacity_tokens=made.kv_capacity_tokens(work.input_tokens + work.output_tokens),
     )
 
 

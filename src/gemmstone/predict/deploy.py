@@ -8,7 +8,9 @@ from gemmstone.catalog.engine_files import Engine
 from gemmstone.core.deployment import Deployment
 from gemmstone.core.errors import BadRequest
 from gemmstone.core.hardware import Cluster
-from gemmstone.core.model import Attention, Experts, Mixer, Model
+from gemmstone.core.model import Experts, Model
+from gemmstone.graph import techniques
+from gemmstone.graph.blocks import blocks, kind
 from gemmstone.predict.formats import number_formats
 
 MAX_DEGREE = 100_000
@@ -32,6 +34,7 @@ class Choice:
     gpu_memory_utilization: float | None = None
     prefix_hit_frac: float = 0.0
     engine_version: str = ""
+    techniques: tuple[object, ...] = ()  # settings of rows in graph.techniques.TECHNIQUES
 
 
 def check(choice: Choice) -> None:
@@ -83,6 +86,7 @@ def resolve(model: Model, cluster: Cluster, engine: Engine, choice: Choice) -> D
         memory_reserve_bytes=engine.reserve_bytes,
         prefix_hit_frac=choice.prefix_hit_frac,
         cuda_graphs=engine.cuda_graphs,
+        techniques=choice.techniques,
         **formats,
     )
     problem = impossible(model, cluster, engine, deployment)
@@ -104,11 +108,10 @@ def impossible(model: Model, cluster: Cluster, engine: Engine, run: Deployment) 
     if run.pipeline_parallel > model.num_layers:
         return f"pp {run.pipeline_parallel} exceeds the {model.num_layers} layers of {model.name}"
     tp = run.tensor_parallel
-    for layer in model.layers:
-        mixer, block = layer.mixer, layer.feed_forward
-        problem = _heads_problem(model, mixer, engine, tp)
+    for block in (block for layer in model.layers for block in blocks(layer)):
+        problem = kind(block).split_problem(block, tp, engine.uneven_heads)
         if problem:
-            return problem
+            return f"tp {tp} {_of_model(problem, model)}"
         if isinstance(block, Experts):
             if run.stage_devices % run.expert_parallel:
                 return f"ep {run.expert_parallel} does not divide tp x attention-dp = {run.stage_devices}"
@@ -118,16 +121,10 @@ def impossible(model: Model, cluster: Cluster, engine: Engine, run: Deployment) 
         return f"{model.name} has no experts: ep must be 1"
     if run.attention_dp > 1 and not model.is_moe:
         return f"attention-dp needs experts to share, and {model.name} has none: use dp"
-    return ""
+    return techniques.problem(model, run)
 
 
-def _heads_problem(model: Model, mixer: Mixer, engine: Engine, tp: int) -> str:
-    heads = mixer.num_heads
-    if engine.uneven_heads:
-        return f"tp {tp} exceeds the {heads} attention heads of {model.name}" if tp > heads else ""
-    if heads % tp:
-        fitting = ", ".join(str(d) for d in range(1, min(heads, 64) + 1) if heads % d == 0)
-        return f"tp {tp} does not divide the {heads} attention heads of {model.name}: use one of {fitting}"
-    if isinstance(mixer, Attention) and mixer.num_kv_heads % tp and tp % mixer.num_kv_heads:
-        return f"tp {tp} neither divides nor is a multiple of the {mixer.num_kv_heads} KV heads of {model.name}"
-    return ""
+def _of_model(problem: str, model: Model) -> str:
+    """The problem with the model named behind what it has: "does not divide the 64 heads of X: use ..."."""
+    said, colon, advice = problem.partition(":")
+    return f"{said} of {model.name}{colon}{advice}"

@@ -10,7 +10,7 @@ per engine.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -18,7 +18,8 @@ from gemmstone.core.calibration import EngineFit
 from gemmstone.core.deployment import Array, Deployment, Step
 from gemmstone.core.estimate import Estimate, overlap, repeat, serial
 from gemmstone.core.model import Model
-from gemmstone.graph.build import OpGroup, build, fullest_stage
+from gemmstone.graph import techniques
+from gemmstone.graph.build import OpGroup, fullest_stage
 from gemmstone.predict.pricing import Pricing
 
 HOST_ERROR = 0.4  # host coefficients vary by this between folds of the fit
@@ -35,7 +36,7 @@ class StepTimer:
 
     def estimate(self, step: Step) -> Estimate:
         """The tree of one step, arrays over the operating points of `step`."""
-        groups = build(self.model, self.deployment, step)
+        groups = techniques.built(self.model, self.deployment, step)
         device = serial("device", [self._group(group) for group in groups])
         if self.pricing.fidelity == "limit":
             return serial("step", [device])
@@ -60,9 +61,12 @@ class StepTimer:
         return self.estimate(step).time_s
 
     def _group(self, group: OpGroup) -> Estimate:
-        leaves = [self.pricing.price(op) for op in group.ops]
         name = group.name if group.repeats == 1 else f"{group.name} x {group.repeats:g}"
-        return serial(name, [repeat(leaf, group.repeats) for leaf in leaves])
+        own = serial(name, [repeat(self.pricing.price(op), group.repeats) for op in group.ops])
+        if not group.streams:
+            return own
+        beside = serial("streams", [repeat(self.pricing.price(op), group.repeats) for op in group.streams])
+        return overlap(name, [replace(own, name="computed"), beside])
 
     def _uneven(self, device: Estimate) -> Estimate:
         """What a micro-batch loses where stages hold unequal numbers of layers: the pipeline goes at the slowest's pace."""

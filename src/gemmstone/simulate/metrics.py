@@ -15,7 +15,7 @@ from gemmstone.core.errors import NoAnswer
 from gemmstone.graph.parameters import count
 from gemmstone.predict.economics import JOULES_PER_KWH, SECONDS_PER_HOUR, Economics, power_w
 from gemmstone.simulate.open_loop import open_loop
-from gemmstone.simulate.steady import Lengths, Steady, closed_loop, lengths, slots, static_batch
+from gemmstone.simulate.steady import Lengths, Steady, closed_loop, lengths, static_batch
 from gemmstone.simulate.system import System
 
 Z80 = 1.2816  # half width of the central 80% of a normal distribution, in standard deviations
@@ -79,18 +79,17 @@ def solve(system: System, workload: Workload, loads: Array) -> Steady:
     """What the system does at each load of the workload's mode."""
     run = system.deployment
     ranks = run.data_parallel * run.attention_dp
-    capacity = system.memory.kv_capacity_tokens
     size = lengths(workload, run.prefix_hit_frac)
-    if size.prompt + size.output > capacity:
+    if system.memory.sequences(size.prompt + size.output) < 1.0:
         raise NoAnswer(
             f"a request of {size.prompt + size.output:.0f} tokens does not fit in the KV cache, which holds "
-            f"{capacity:.0f}: use more devices, a narrower cache or shorter requests",
+            f"{system.memory.capacity_tokens(size.prompt + size.output):.0f}: use more devices, a narrower cache or shorter requests",
             detail=system.memory.tree.as_dict(),
         )
     if workload.mode == "batch":
-        return static_batch(system.timer, capacity, workload, loads / ranks)
+        return static_batch(system.timer, system.slots(size), workload, loads / ranks)
     if workload.mode == "offline":
-        return _closed(system, workload, np.array([min(slots(run, capacity, size), OFFLINE_MAX_SEQS)]))
+        return _closed(system, workload, np.array([min(system.slots(size), OFFLINE_MAX_SEQS)]))
     if workload.mode == "rate":
         return _open_loop(system, workload, loads / run.data_parallel, size)
     return _closed(system, workload, loads / ranks)
@@ -100,7 +99,7 @@ def _closed(system: System, workload: Workload, per_rank: Array) -> Steady:
     first = system.engine.scheduler == "prefill-first"
     return closed_loop(
         system.timer,
-        system.memory.kv_capacity_tokens,
+        system.slots(lengths(workload, system.deployment.prefix_hit_frac)),
         workload,
         per_rank,
         prefill_first=first,
@@ -111,7 +110,7 @@ def _closed(system: System, workload: Workload, per_rank: Array) -> Steady:
 def _open_loop(system: System, workload: Workload, rates: Array, size: Lengths) -> Steady:
     """Poisson arrivals at `rates` requests/s per replica; see simulate.open_loop. Raises NoAnswer beyond saturation."""
     ranks = float(system.deployment.attention_dp)
-    most = min(slots(system.deployment, system.memory.kv_capacity_tokens, size), OFFLINE_MAX_SEQS) * ranks
+    most = min(system.slots(size), OFFLINE_MAX_SEQS) * ranks
     levels = np.asarray(np.unique(np.round(np.geomspace(1.0, max(1.0, np.floor(most)), RATE_GRID))), dtype=float)
     sweep = _closed(system, workload, levels / ranks)
     saturated = float(np.max(sweep.requests_per_s))
@@ -162,7 +161,7 @@ def _metrics(system: System, steady: Steady, workload: Workload, economics: Econ
         "output_tokens_per_s_per_user": (1.0 / steady.tpot_s, errors["tpot"]),
         "achieved_concurrency": (requests * steady.e2e_s, errors["tpot"]),
         "memory_bytes_per_device": (_memory_bytes(system, steady, size), 0.05),
-        "kv_capacity_tokens": (np.full_like(requests, system.kv_capacity_tokens), 0.05),
+        "kv_capacity_tokens": (np.full_like(requests, system.kv_capacity_tokens(size.prompt + size.output)), 0.05),
     }
     watts = power_w(
         device, _dynamic_w(steady, size, requests / (run.data_parallel * run.attention_dp), run.pipeline_parallel)
@@ -211,8 +210,8 @@ def _metric(value: Array, error: float, most: float) -> Metric:
 
 
 def _memory_bytes(system: System, steady: Steady, size: Lengths) -> Array:
-    cached = np.minimum(steady.running * (size.prompt + size.output / 2.0), system.memory.kv_capacity_tokens)
-    return np.asarray(system.memory.tree.bytes + cached * system.memory.kv_bytes_per_token, dtype=float)
+    cached = steady.running * float(system.memory.sequence_bytes(size.prompt + size.output / 2.0))
+    return np.asarray(np.minimum(system.memory.tree.bytes + cached, system.memory.usable_bytes), dtype=float)
 
 
 def _dynamic_w(steady: Steady, size: Lengths, requests_per_s: Array, stages: int) -> Array:

@@ -98,34 +98,30 @@ def lengths(workload: Workload, prefix_hit_frac: float) -> Lengths:
     return Lengths(prompt - cached, max(0.0, cached), workload.mean_output_tokens)
 
 
-def slots(deployment: Deployment, kv_capacity_tokens: float, size: Lengths) -> float:
-    """Requests one attention-DP rank can run at once: what the cache holds, or max_num_seqs when that is less."""
-    held = kv_capacity_tokens / (size.prompt + RESIDENT_OUTPUT_FRAC * size.output)
-    if deployment.max_num_seqs:
-        held = min(held, float(deployment.max_num_seqs))
-    return held
+def resident_tokens(size: Lengths) -> float:
+    """Tokens a request holds in the cache on average when room is scarce."""
+    return size.prompt + RESIDENT_OUTPUT_FRAC * size.output
 
 
 def closed_loop(
     timer: Timer,
-    kv_capacity_tokens: float,
+    slots: float,
     workload: Workload,
     in_flight: Array,
     *,
     prefill_first: bool = False,
     waiting: bool = True,
 ) -> Steady:
-    """`in_flight` requests per attention-DP rank [loads], each slot refilled at once.
+    """`in_flight` requests per attention-DP rank [loads], each slot refilled at once; at most `slots` of them run.
 
     A replica executes whole requests: less than one in flight is one for part of the time. Without `waiting` a request
     starts at once: the bound that no scheduling can beat.
     """
     size = lengths(workload, timer.deployment.prefix_hit_frac)
-    room = slots(timer.deployment, kv_capacity_tokens, size)
     one = 1.0 / timer.deployment.attention_dp
     asked = np.asarray(in_flight, dtype=float)
     in_flight, busy = np.maximum(asked, one), np.minimum(asked / one, 1.0)
-    running = np.minimum(in_flight, max(room, 1e-9))
+    running = np.minimum(in_flight, max(slots, 1e-9))
     points = _points(timer, size, running, prefill_first)
 
     stages = timer.deployment.pipeline_parallel
@@ -167,13 +163,12 @@ def closed_loop(
     )
 
 
-def static_batch(timer: Timer, kv_capacity_tokens: float, workload: Workload, batch: Array) -> Steady:
-    """One batch per attention-DP rank [loads]: all prompts, then all tokens, in rounds when the cache is too small."""
+def static_batch(timer: Timer, slots: float, workload: Workload, batch: Array) -> Steady:
+    """One batch per attention-DP rank [loads]: all prompts, then all tokens, in rounds when it exceeds the `slots`."""
     size = lengths(workload, timer.deployment.prefix_hit_frac)
     asked = np.asarray(batch, dtype=float)
     batch = np.maximum(asked, 1.0 / timer.deployment.attention_dp)  # replicas without a request are idle
-    room = max(slots(timer.deployment, kv_capacity_tokens, size), 1.0)
-    rounds = np.maximum(1.0, batch / room)
+    rounds = np.maximum(1.0, batch / max(slots, 1.0))
     running = batch / rounds
     points = _points(timer, size, running, prefill_first=True)
     prompts_s = _all_prompts(points, timer.deployment.pipeline_parallel)

@@ -11,7 +11,9 @@ from gemmstone.core.model import Model
 from gemmstone.graph.memory import Memory, does_not_fit, memory
 from gemmstone.predict.pricing import Pricing
 from gemmstone.predict.step import StepTimer
-from gemmstone.simulate.steady import Timer
+from gemmstone.simulate.steady import Lengths, Timer, resident_tokens
+
+MOST_SLOTS = 1e7  # requests at once where a model keeps nothing of them
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,11 +28,17 @@ class System:
     timer: Timer
     pricing: Pricing
 
-    @property
-    def kv_capacity_tokens(self) -> float:
-        """Tokens the caches of the whole system hold."""
+    def kv_capacity_tokens(self, tokens: float) -> float:
+        """Tokens the caches of the whole system hold when requests have `tokens` each."""
         ranks = self.deployment.attention_dp * self.deployment.data_parallel
-        return self.memory.kv_capacity_tokens * ranks
+        return self.memory.capacity_tokens(tokens) * ranks
+
+    def slots(self, size: Lengths) -> float:
+        """Requests one attention-DP rank can run at once: what the cache holds, or max_num_seqs when that is less."""
+        held = min(self.memory.sequences(resident_tokens(size)), MOST_SLOTS)
+        if self.deployment.max_num_seqs:
+            held = min(held, float(self.deployment.max_num_seqs))
+        return held
 
 
 def assemble(model: Model, cluster: Cluster, engine: Engine, deployment: Deployment, *, pricing: Pricing) -> System:

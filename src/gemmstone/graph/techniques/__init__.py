@@ -1,0 +1,101 @@
+"""Techniques: rewrites of what a step executes and keeps. One file each, one row each."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import fields
+from typing import Any
+
+from gemmstone.core import units
+from gemmstone.core.deployment import Deployment, Step
+from gemmstone.core.errors import BadRequest
+from gemmstone.core.lookup import unknown
+from gemmstone.core.model import Model
+from gemmstone.graph.blocks.kind import Cache
+from gemmstone.graph.build import Groups, build
+from gemmstone.graph.techniques import eviction
+from gemmstone.graph.techniques.technique import Technique
+
+# class of the settings -> technique
+TECHNIQUES: dict[type, Technique] = {row.settings: row for row in (eviction.TECHNIQUE,)}
+MOST_TECHNIQUES = 8
+
+
+def of(settings: object) -> Technique:
+    """The technique whose settings these are."""
+    return TECHNIQUES[type(settings)]
+
+
+def parse(text: str) -> object:
+    """The settings that `NAME` or `NAME:field=value,...` means; BadRequest names what is wrong.
+
+    >>> parse("eviction:budget=8k")
+    Eviction(budget=8000)
+    """
+    name, _, rest = text.strip().partition(":")
+    named = {row.name: row for row in TECHNIQUES.values()}
+    if name.strip() not in named:
+        raise unknown("technique", name.strip(), named)
+    row = named[name.strip()]
+    kinds = {field.name: field for field in fields(row.settings)}
+    given: dict[str, Any] = {}
+    for part in filter(None, (part.strip() for part in rest.split(","))):
+        key, equals, value = (piece.strip() for piece in part.partition("="))
+        key = key.replace("-", "_")
+        if not equals or not value or key in given:
+            raise BadRequest(f"{part[:60]!r} is no setting of {row.name}: write {row.name}:{_spelled(row)}")
+        if key not in kinds:
+            raise unknown(f"setting of {row.name}", key, kinds)
+        given[key] = _value(row, kinds[key], value)
+    return row.settings(**given)
+
+
+def _value(row: Technique, field: Any, text: str) -> Any:
+    if isinstance(field.default, str):
+        return text
+    number = units.parse(text, "bytes" if field.name.endswith("_bytes") else "count")
+    if isinstance(field.default, bool) or not isinstance(field.default, int):
+        return number
+    if number != int(number):
+        raise BadRequest(f"{row.name}:{field.name} must be a whole number, not {text[:40]!r}")
+    return int(number)
+
+
+def _spelled(row: Technique) -> str:
+    return ",".join(f"{field.name}={field.default}" for field in fields(row.settings))
+
+
+def problem(model: Model, run: Deployment) -> str:
+    """Why one of a deployment's techniques does not apply, in one line; empty when all do."""
+    if len(run.techniques) > MOST_TECHNIQUES:
+        return f"at most {MOST_TECHNIQUES} techniques at once"
+    names = [of(settings).name for settings in run.techniques]
+    if len(set(names)) < len(names):
+        return f"the same technique twice: {', '.join(names)}"
+    found = (of(settings).problem(settings, model, run) for settings in run.techniques)
+    return next(filter(None, found), "")
+
+
+def built(model: Model, run: Deployment, step: Step) -> Groups:
+    """The operations of a step as the deployment's techniques leave them."""
+    for settings in run.techniques:
+        step = of(settings).step(settings, step)
+    groups = build(model, run, step)
+    for settings in run.techniques:
+        groups = of(settings).ops(settings, model, run, step, groups)
+    return groups
+
+
+def cached(cache: Cache, run: Deployment) -> Cache:
+    """What a layer keeps of a sequence as the deployment's techniques leave it."""
+    for settings in run.techniques:
+        cache = of(settings).cache(settings, cache, run)
+    return cache
+
+
+def tokens_per_step(techniques: Iterable[object]) -> float:
+    """Tokens a decoding sequence gains from one step on average."""
+    product = 1.0
+    for settings in techniques:
+        product *= of(settings).tokens_per_step(settings)
+    return product
