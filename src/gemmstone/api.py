@@ -24,6 +24,7 @@ from gemmstone.simulate.metrics import METRICS, answer
 from gemmstone.simulate.scenario import Scenario, at_the_limit, check_workload, load_model, system
 
 if TYPE_CHECKING:
+    from gemmstone.plan.break_even import ApiPrice
     from gemmstone.plan.search import Question
 
 __all__ = ["Choice", "Money", "Scenario", "Workload", "money", "plan", "predict", "predict_cases"]
@@ -125,15 +126,20 @@ def predict_cases(
     return cases.run(source, target, [*columns, "bound", "fidelity"], solve)
 
 
-def plan(question: Question, money: Money | None = None, *, detail: bool = False) -> dict[str, Any]:
-    """The best deployments for a question: the document `gemmstone.plan/1`; `detail` adds what the HTML page draws."""
+def plan(
+    question: Question, money: Money | None = None, *, detail: bool = False, api_price: ApiPrice | None = None
+) -> dict[str, Any]:
+    """The best deployments for a question: the document `gemmstone.plan/1`; `detail` adds what the HTML page draws.
+
+    `api_price` adds when one's own system is as cheap as an API at that price.
+    """
     from gemmstone.plan.documents import document  # lazy: predict does without the search
     from gemmstone.plan.search import search
 
     money = money or Money()
     check_workload(replace(question.workload, mode="concurrency", load=1.0))
     found = search(question, money.economics)
-    return {**_head("plan", []), **document(question, found, money.economics, detail=detail)}
+    return {**_head("plan", []), **document(question, found, money.economics, detail=detail, api_price=api_price)}
 
 
 def catalog_devices(name: str | None = None) -> dict[str, Any]:

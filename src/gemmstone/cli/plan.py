@@ -36,6 +36,13 @@ def command(
     top: Annotated[int, typer.Option(min=1, max=1000, help="Candidates to show.")] = 5,
     set_: opt.SET = None,
     price: opt.PRICE = None,
+    api_price: Annotated[
+        str | None,
+        typer.Option(
+            "--api-price",
+            help="What an API charges, for the break-even: in=0.03,out=0.06 in USD per 1,000 tokens, or in=3usd/M,out=15usd/M.",
+        ),
+    ] = None,
     region: opt.REGION = None,
     pue: opt.PUE = None,
     energy_scope: opt.SCOPE = "device",
@@ -47,6 +54,7 @@ def command(
     from gemmstone import api
     from gemmstone.cli.values import targets, words
     from gemmstone.core.errors import NoAnswer
+    from gemmstone.plan.break_even import parse
     from gemmstone.plan.search import Question
 
     document = api.plan(
@@ -69,6 +77,7 @@ def command(
         ),
         api.money(price, region, pue, energy_scope),
         detail=report is not None,
+        api_price=None if api_price is None else parse(api_price),
     )
     if report is not None:
         from gemmstone.report.aside import written_aside

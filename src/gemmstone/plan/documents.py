@@ -13,6 +13,7 @@ from gemmstone.core import dtypes
 from gemmstone.core.errors import GemmstoneError
 from gemmstone.core.hardware import Device
 from gemmstone.plan import launch, pareto
+from gemmstone.plan.break_even import ApiPrice, break_even
 from gemmstone.plan.remedies import would_fit
 from gemmstone.plan.search import TARGETS, Candidate, Found, Question, layout
 from gemmstone.plan.sensitivity import sensitivity
@@ -26,9 +27,17 @@ LOSSY_BYTES = 1.9  # an element narrower than this loses something against 16 bi
 
 
 def document(
-    question: Question, found: Found, economics: Callable[[Device], Economics], *, detail: bool
+    question: Question,
+    found: Found,
+    economics: Callable[[Device], Economics],
+    *,
+    detail: bool,
+    api_price: ApiPrice | None = None,
 ) -> dict[str, Any]:
-    """The plan's document; the best comes with its limit, terms and memory, `detail` adds roofline and load curve."""
+    """The plan's document; the best comes with its limit, terms and memory, `detail` adds roofline and load curve.
+
+    With `api_price`, what the API charges for the same load stands beside what the system costs.
+    """
     best = found.ranked[0] if found.ranked else None
     shown = best or found.nearest
     body: dict[str, Any] = {
@@ -51,6 +60,7 @@ def document(
         "sensitivity": {},
         "launch": "",
         "launch_commands": {},
+        "break_even": None,
         "fallback": None,
     }
     if best is not None:
@@ -59,6 +69,8 @@ def document(
         body["sensitivity"] = sensitivity(best, costs, question.slo)
         body["launch_commands"] = _commands(question, best)
         body["launch"] = body["launch_commands"].get(best.system.engine.name, "")
+        if api_price is not None:
+            body["break_even"] = _break_even(api_price, question, best, costs)
         if detail:
             body["detail"] = _detail(best, body["best"])
     else:
@@ -135,6 +147,17 @@ def _commands(question: Question, best: Candidate) -> dict[str, str]:
         except GemmstoneError as error:
             commands[name] = f"# {error}"
     return commands
+
+
+def _break_even(price: ApiPrice, question: Question, best: Candidate, costs: Economics) -> dict[str, Any]:
+    hourly = costs.usd_per_device_hour
+    return break_even(
+        price,
+        question.workload,
+        usd_per_hour=None if hourly is None else hourly * best.system.cluster.num_devices,
+        requests_per_s=documents.metrics(best.answer, best.point)["requests_per_s"],
+        rate=question.rate,
+    )
 
 
 def _fallback(question: Question, nearest: Candidate | None) -> dict[str, Any]:

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from gemmstone.core.errors import MissingBackend
-from gemmstone.report import charts, explanations, sections
+from gemmstone.report import break_even, charts, explanations, sections
 from gemmstone.report.aside import written_aside
 from gemmstone.report.figure import Figure
 from gemmstone.report.markup import NOTHING, Html, element, island
@@ -52,6 +52,7 @@ SECTIONS = (
     Section("sensitivity", "What 10% more would bring", "One resource at a time for the chosen deployment: latencies at the same requests a second, throughput at the best load that still meets the targets.", "sensitivity", explanations.sensitivity),
     Section("load", "Throughput and latency against load", "The chosen deployment at other numbers of requests in flight; dashed lines are the targets.", "curve", _nothing),
     Section("limit", "Distance to the physical limit", "The same deployment and load if every operation ran at the datasheet's peaks.", "", explanations.limit),
+    Section("break-even", "Against an API", "From which load on the system costs less than an API that charges by the token.", "", break_even.section),
     Section("made", "How these numbers were made", "", "", explanations.made),
 )  # fmt: skip
 

@@ -12,6 +12,7 @@ from rich.text import Text
 from rich.tree import Tree
 
 from gemmstone.core import units
+from gemmstone.report.break_even import sentences
 
 # metric -> (label, dimension), in the order shown
 SHOWN: dict[str, tuple[str, str]] = {
@@ -123,6 +124,10 @@ def print_plan(document: Mapping[str, Any], page: str | None) -> None:
         _print_candidates(console, document["candidates"])
         _print_best(console, document["best"])
         _print_sensitivity(console, document["sensitivity"])
+    if document.get("break_even"):
+        console.print(Text("against an API", style="bold"))
+        for sentence in sentences(document["break_even"]):
+            console.print(sentence)
     for entry in document["rejected"]:
         console.print(Text(f"rejected {entry['count']}: {entry['reason']} ({entry['example']})", style="dim"))
     _print_warnings(console, document["warnings"])
