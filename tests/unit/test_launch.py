@@ -327,7 +327,7 @@ def test_llamacpp_shares_its_context_among_the_slots():
     candidate = deployment(weights="q4_k_m", kv_cache="q8_0", tensor_parallel=2, max_num_seqs=4)
     (options,) = parsed(find("llamacpp"), command(find("llamacpp"), "x/y-GGUF", candidate, WORKLOAD, devices=8))
     assert options["hf_repo"] == "x/y-GGUF:Q4_K_M"
-    assert (options["ctx_size"], options["parallel"], options["split_mode"]) == (str(4 * 2304), "4", "row")
+    assert (options["ctx_size"], options["parallel"], options["split_mode"]) == (str(4 * 2304), "4", "tensor")
     assert options["cache_type_k"] == options["cache_type_v"] == "q8_0"
     text = command(find("llamacpp"), "/models/y.gguf", replace(candidate, tensor_parallel=1), WORKLOAD, devices=8)
     assert text.startswith("llama-server --model /models/y.gguf ")

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
+from gemmstone.plan.extras import added
 from gemmstone.plan.server import (
     PLAIN,
     Request,
     Server,
     Setting,
+    Shell,
     dtype,
     max_model_len,
     more_than_one,
@@ -19,10 +23,10 @@ from gemmstone.plan.server import (
 )
 
 # The address of a replica's first node, a variable of the shell that runs the command.
-HEAD_NODE = '"$HEAD_NODE"'
-SGLANG_HEAD_NODE = '"$HEAD_NODE:20000"'
-VARIABLES = (HEAD_NODE, SGLANG_HEAD_NODE)
+HEAD_NODE = Shell('"$HEAD_NODE"')
+SGLANG_HEAD_NODE = Shell('"$HEAD_NODE:20000"')
 OPTIONS_FILE = "trtllm-options.yaml"
+PLAIN_YAML = re.compile(r"(?!(?:true|false|yes|no|on|off|null|y|n)$)[A-Za-z][A-Za-z0-9_]*", re.IGNORECASE)
 ALL_LAYERS = 999  # more than any model has: llama.cpp puts all of them on the device
 
 
@@ -169,7 +173,8 @@ def _trtllm_obstacle(request: Request) -> str:
 def _trtllm(request: Request) -> Server:
     deployment = request.deployment
     _, comments = quantization(request)
-    options = _trtllm_options(request)
+    file = f"trtllm-{request.role}.yaml" if request.role else OPTIONS_FILE
+    options = yaml_lines(_trtllm_options(request))
     if request.nodes > 1:
         comments += (f"start under srun or mpirun with one task a device on {request.nodes} nodes",)
     return Server(
@@ -181,32 +186,56 @@ def _trtllm(request: Request) -> Server:
             "max_num_batched_tokens": deployment.max_num_batched_tokens,
             "memory_fraction": f"{deployment.gpu_memory_utilization:g}",
             "max_model_len": max_model_len(request),
-            "options_file": OPTIONS_FILE if options else None,
+            "options_file": file if options else None,
         },
         comments=comments,
-        before="\n".join([f"cat > {OPTIONS_FILE} <<'EOF'", *options, "EOF"]) if options else "",
+        before=here_document(file, options) if options else "",
+        files={file: "\n".join(options) + "\n"} if options else {},
         prefix=("trtllm-llmapi-launch",) if request.nodes > 1 else (),
     )
 
 
-def _trtllm_options(request: Request) -> list[str]:
-    """Lines of the YAML file for what the command line has no option for."""
-    deployment, lines = request.deployment, []
+def _trtllm_options(request: Request) -> dict[str, Any]:
+    """The entries of the YAML file for what the command line has no option for."""
+    deployment, extra = request.deployment, added(request).options
+    options: dict[str, Any] = {}
     model_dtype = dtype(request)
     if model_dtype:
-        lines.append(f"dtype: {model_dtype}")
+        options["dtype"] = model_dtype
     if deployment.attention_dp > 1:
-        lines.append("enable_attention_dp: true")
+        options["enable_attention_dp"] = True
     if request.workload.input_tokens > deployment.max_num_batched_tokens:
-        lines.append("enable_chunked_prefill: true")
+        options["enable_chunked_prefill"] = True
     if not deployment.cuda_graphs:
-        lines.append("cuda_graph_config: null")
-    cache = request.engine.launch.kv_cache.get(deployment.kv_cache)
+        options["cuda_graph_config"] = None
+    if request.role:
+        # Workers that only read prompts cannot overlap steps yet: https://nvidia.github.io/TensorRT-LLM/features/disagg-serving.html
+        options |= {"disable_overlap_scheduler": True} if request.role == "prefill" else {}
+        options["cache_transceiver_config"] = {"backend": "DEFAULT", "max_tokens_in_buffer": max_model_len(request)}
+    stored = request.engine.launch.kv_cache.get(deployment.kv_cache)
+    cache = {**({"dtype": stored} if stored else {}), **extra.get("kv_cache_config", {})}
     if cache:
         # The section replaces the one made from the command line, so it repeats the fraction.
-        fraction = f"{deployment.gpu_memory_utilization:g}"
-        lines += ["kv_cache_config:", f"  dtype: {cache}", f"  free_gpu_memory_fraction: {fraction}"]
+        cache["free_gpu_memory_fraction"] = deployment.gpu_memory_utilization
+    return {**options, **extra, **({"kv_cache_config": cache} if cache else {})}
+
+
+def yaml_lines(entries: Mapping[str, Any], indent: str = "") -> list[str]:
+    """Entries of texts, numbers, lists of texts and further entries as lines of YAML."""
+    lines = []
+    for key, value in entries.items():
+        if isinstance(value, Mapping):
+            lines += [f"{indent}{key}:", *yaml_lines(value, indent + "  ")]
+        elif isinstance(value, str) and PLAIN_YAML.fullmatch(value):
+            lines.append(f"{indent}{key}: {value}")
+        else:
+            lines.append(f"{indent}{key}: {json.dumps(value)}")
     return lines
+
+
+def here_document(name: str, lines: list[str]) -> str:
+    """Shell text that writes a file."""
+    return "\n".join([f"cat > {name} <<'EOF'", *lines, "EOF"])
 
 
 # --- llama.cpp ----------------------------------------------------------------------------------------------------
@@ -225,12 +254,15 @@ def _llamacpp(request: Request) -> Server:
     deployment, model_id = request.deployment, request.model_id
     slots = num_seqs(request) or 1
     is_file = model_id.lower().endswith(".gguf")
-    quant = {"fp16": "F16"}.get(deployment.weights, deployment.weights.upper())
-    split = "row" if deployment.tensor_parallel > 1 else "layer" if deployment.pipeline_parallel > 1 else "none"
+    quant = {"fp16": "F16", "fp32": "F32"}.get(deployment.weights, deployment.weights.upper())
+    # "tensor" splits weights and cache, as was priced; "row" would keep the cache on one device.
+    split = "tensor" if deployment.tensor_parallel > 1 else "layer" if deployment.pipeline_parallel > 1 else "none"
     cache = request.engine.launch.kv_cache.get(deployment.kv_cache)
     comments: tuple[str, ...] = ()
     if not is_file and "gguf" not in model_id.lower():
-        comments = (f"llama.cpp reads GGUF files: put a repository that has them in place of {model_id}",)
+        comments = _gguf(model_id, quant)
+    if split == "tensor":
+        comments += ("--split-mode tensor is experimental in llama.cpp",)
     return Server(
         settings={
             "hub_model": None if is_file else f"{model_id}:{quant}",
@@ -242,8 +274,24 @@ def _llamacpp(request: Request) -> Server:
             "gpu_layers": ALL_LAYERS,
             "kv_cache": cache,
             "v_cache": cache,
+            "flash_attention": None if deployment.kv_cache in PLAIN else "on",  # a quantised V cache needs it
         },
         comments=comments,
+    )
+
+
+def _gguf(model_id: str, quant: str) -> tuple[str, ...]:
+    """How to come by weights that llama.cpp reads: its converter writes 16 or 32 bits, llama-quantize the rest."""
+    name = model_id.rstrip("/").rsplit("/", 1)[-1]
+    direct = quant in ("F32", "F16", "BF16", "Q8_0")
+    made = f"{name}-{quant}.gguf"
+    steps = [f"convert_hf_to_gguf.py FOLDER --outtype {quant.lower() if direct else 'bf16'}"]
+    if not direct:
+        steps.append(f"llama-quantize BF16.gguf {made} {quant}")
+    return (
+        f"llama.cpp reads GGUF files: put a repository that has them in place of {model_id}, or make {made} and give "
+        "--model instead of --hf-repo",
+        f"to make it, with FOLDER the checkpoint and llama.cpp's own programs: {', then '.join(steps)}",
     )
 
 

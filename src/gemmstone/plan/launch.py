@@ -6,16 +6,19 @@ What an option is called is data of the engine's file (catalog/engines); what va
 from __future__ import annotations
 
 import shlex
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
 
 from gemmstone.catalog import model_files
 from gemmstone.catalog.engine_files import EVERY, Engine
 from gemmstone.core.deployment import Deployment, Workload
 from gemmstone.core.errors import BadRequest
-from gemmstone.plan.engine_servers import COMMANDS, VARIABLES
-from gemmstone.plan.server import PLAIN, Request, Server, Setting
+from gemmstone.plan.engine_servers import COMMANDS
+from gemmstone.plan.extras import added
+from gemmstone.plan.server import NO_EXTRAS, PLAIN, Extras, Request, Server, Setting, Shell, Word, checked_id
 
-MAX_ID_CHARS = 300
+__all__ = ["Extras", "command", "obstacle", "resolved", "shell_text", "words"]
+
 MOST_SHOWN = 16  # replicas whose commands are written out
 
 
@@ -28,6 +31,7 @@ def command(
     devices: int,
     moe: bool = False,
     checkpoint: str = "",
+    extras: Extras = NO_EXTRAS,
 ) -> str:
     """The shell text that starts `deployment`: one command a server and node, and comment lines for what it cannot say.
 
@@ -37,20 +41,32 @@ def command(
     """
     request = Request(
         engine=engine,
-        model_id=_checked(model_id),
+        model_id=model_id,
         deployment=deployment,
         workload=workload,
         devices=devices,
-        moe=moe or deployment.expert_parallel > 1 or deployment.attention_dp > 1,
+        moe=moe,
         checkpoint=checkpoint,
+        extras=extras,
     )
+    return "\n".join(_lines(*resolved(request)))
+
+
+def resolved(request: Request) -> tuple[Request, Server]:
+    """The request with what follows from it, and the server that answers it; BadRequest when there is none."""
+    engine, deployment = request.engine, request.deployment
+    checked_id(request.model_id)
+    request = replace(request, moe=request.moe or deployment.expert_parallel > 1 or deployment.attention_dp > 1)
     withheld = model_files.withheld(request.model_id)
     if withheld:
         raise BadRequest(f"no weights of {request.model_id} are published: {withheld}")
     reason = _obstacle(request)
     if reason:
         raise BadRequest(f"no launch command: {reason}")
-    return "\n".join(_lines(request, COMMANDS[engine.name].server(request)))
+    server, extra = COMMANDS[engine.name].server(request), added(request)
+    return request, replace(
+        server, settings={**server.settings, **extra.settings}, comments=(*server.comments, *extra.comments)
+    )
 
 
 def obstacle(engine: Engine, deployment: Deployment, *, devices: int) -> str:
@@ -87,13 +103,6 @@ def _obstacle(request: Request) -> str:
     return row.obstacle(request)
 
 
-def _checked(model_id: str) -> str:
-    """The id or path, if it can stand in a command and in a comment without ending either."""
-    if not model_id or len(model_id) > MAX_ID_CHARS or model_id.startswith("-") or not model_id.isprintable():
-        raise BadRequest(f"{model_id[:80]!r} cannot be put into a launch command: give a Hub id or a plain path")
-    return model_id
-
-
 def _lines(request: Request, server: Server) -> list[str]:
     deployment, engine = request.deployment, request.engine
     replicas = 1 if server.together else deployment.data_parallel
@@ -119,20 +128,28 @@ def _lines(request: Request, server: Server) -> list[str]:
         elif replicas > 1:
             lines.append(f"# replica {replica}:")
         for at_node in server.per_node:
-            settings = {**server.settings, **at_node, "port": engine.launch.port + slot if slot else None}
-            words = [*environment, *server.prefix, *_words(request, settings)]
-            lines.append(" ".join(word if word in VARIABLES else shlex.quote(word) for word in words))
+            settings = {**at_node, "port": engine.launch.port + slot if slot else None}
+            lines.append(shell_text([*environment, *words(request, server, settings)]))
     if replicas > MOST_SHOWN:
         lines.append(f"# and {replicas - MOST_SHOWN} more like these")
     return lines
 
 
-def _words(request: Request, settings: Mapping[str, Setting]) -> list[str]:
-    launch = request.engine.launch
-    words = [request.model_id if word == "{model}" else word for word in launch.template]
+def words(request: Request, server: Server, settings: Mapping[str, Setting]) -> list[Word]:
+    """The words that start one process of `server`; `settings` are its own, on top of those that all of them share."""
+    launch, shared = request.engine.launch, {**server.settings, **settings}
+    found: list[Word] = [*server.prefix]
+    found += [request.model_id if word == "{model}" else word for word in launch.template]
     for concept, option in launch.options.items():
-        value = settings.get(concept)
+        value = shared.get(concept)
         if value is None or value is False or value == "":
             continue
-        words += [option] if value is True else [option, str(value)]
-    return words
+        found.append(option)
+        if value is not True:
+            found.append(value if isinstance(value, Shell) else str(value))
+    return found
+
+
+def shell_text(found: Iterable[Word]) -> str:
+    """Words as a shell has to read them."""
+    return " ".join(word.text if isinstance(word, Shell) else shlex.quote(word) for word in found)

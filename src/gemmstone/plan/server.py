@@ -5,10 +5,11 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, fields
 
 from gemmstone.catalog.engine_files import Engine
 from gemmstone.core.deployment import Deployment, Workload
+from gemmstone.core.errors import BadRequest
 
 PLAIN = ("bf16", "fp16", "fp32")
 # Formats that a deployment has only because its checkpoint came in them.
@@ -18,12 +19,71 @@ LENGTH_STEP_TOKENS = 256
 _SUFFIX = re.compile(r"(?:^|[-_.])(nvfp4|mxfp4|fp4|fp8|awq|gptq|int4|w4a16|int8)(?=$|[-_.])")
 _SUFFIX_FORMATS = {"fp4": "nvfp4", "awq": "int4", "gptq": "int4", "w4a16": "int4"}
 
-Setting = str | int | bool | None
+MAX_ID_CHARS = 300
+
+
+@dataclass(frozen=True)
+class Shell:
+    """Text that a shell is to read as it stands, such as a variable in quotes. Nothing that came from outside."""
+
+    text: str
+
+
+Word = str | Shell
+Setting = Word | int | bool | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Extras:
+    """What a launch asks for beyond the deployment; nothing by default.
+
+    spec_tokens are drafted a step, by the model's own heads (mtp) or by draft_model. Bytes in host memory are of one device.
+    gpu_layers and host_expert_layers say the same by layers, for engines that count them (llama.cpp): layers on the device,
+    and layers whose experts are in host memory. loras adapters of rank up to lora_rank run at once. The two context-parallel
+    degrees split prompts and the cache of decodes over devices. prefix_caching None: as the engine has it.
+    """
+
+    spec_tokens: int = 0
+    mtp: bool = False
+    draft_model: str = ""
+    cpu_offload_bytes: float = 0.0
+    kv_offload_bytes: float = 0.0
+    gpu_layers: int | None = None
+    host_expert_layers: int = 0
+    loras: int = 0
+    lora_rank: int = 0
+    prefill_context_parallel: int = 1
+    decode_context_parallel: int = 1
+    prefix_caching: bool | None = None
+    threads: int = 0  # of the host's processor, where it computes
+
+    def __post_init__(self) -> None:
+        for entry in fields(self):
+            value = getattr(self, entry.name)
+            if isinstance(value, int | float) and not 0 <= value < math.inf:
+                raise BadRequest(f"{entry.name} must not be negative, nor without bound")
+        if self.loras and not self.lora_rank:
+            raise BadRequest("adapters have a rank: set lora_rank with loras")
+        if self.draft_model:
+            checked_id(self.draft_model)
+
+
+NO_EXTRAS = Extras()
+
+
+def checked_id(model_id: str) -> str:
+    """The id or path, if it can stand in a command and in a comment without ending either; BadRequest otherwise."""
+    if not model_id or len(model_id) > MAX_ID_CHARS or model_id.startswith("-") or not model_id.isprintable():
+        raise BadRequest(f"{model_id[:80]!r} cannot be put into a launch command: give a Hub id or a plain path")
+    return model_id
 
 
 @dataclass(frozen=True, kw_only=True)
 class Request:
-    """All that a launch command depends on. `devices` are those of one node; `checkpoint` the weight format it stores."""
+    """All that a launch command depends on. `devices` are those of one node; `checkpoint` the weight format it stores.
+
+    role: "prefill" or "decode" where the two run on workers of their own, "" otherwise.
+    """
 
     engine: Engine
     model_id: str
@@ -32,6 +92,8 @@ class Request:
     devices: int
     moe: bool = False
     checkpoint: str = ""
+    extras: Extras = NO_EXTRAS
+    role: str = ""
 
     @property
     def nodes(self) -> int:
@@ -43,7 +105,8 @@ class Request:
 class Server:
     """One server process group: its settings by concept, and what has to surround the command.
 
-    together: this one server runs all replicas. per_node: settings that differ from node to node.
+    together: this one server runs all replicas. per_node: settings that differ from node to node. files: texts that the
+    command reads from its working folder, which `before` writes.
     """
 
     settings: Mapping[str, Setting]
@@ -52,6 +115,7 @@ class Server:
     prefix: tuple[str, ...] = ()
     together: bool = False
     per_node: tuple[Mapping[str, Setting], ...] = ({},)
+    files: Mapping[str, str] = field(default_factory=dict)
 
 
 def max_model_len(request: Request) -> int:
