@@ -1,6 +1,6 @@
-"""FLOP, bytes and messages of the operations of a transformer. Pure arithmetic, no hardware."""
+"""FLOP, bytes and messages of the operations of a language model. Pure arithmetic, no hardware."""
 
-from gemmstone.ops import attention, collective, elementwise, matmul, moe
+from gemmstone.ops import attention, collective, elementwise, matmul, moe, recurrent, sparse
 
 # name -> the function that builds the Op; property tests run on every row
 OPS = {
@@ -19,4 +19,4 @@ OPS = {
     "elementwise": elementwise.elementwise,
 }
 
-__all__ = ["OPS", "attention", "collective", "elementwise", "matmul", "moe"]
+__all__ = ["OPS", "attention", "collective", "elementwise", "matmul", "moe", "recurrent", "sparse"]
