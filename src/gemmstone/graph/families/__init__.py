@@ -66,7 +66,6 @@ def build_model(file: ModelFile) -> Model:
     facts: dict[str, Any] = {
         "name": file.name,
         "family": architecture,
-        "vocab_size": integer(config, "vocab_size"),
         "tied_embeddings": flag(config, "tie_word_embeddings"),
         "dtype": _dtype(config),
         "quantization": quantization(config),
@@ -74,8 +73,9 @@ def build_model(file: ModelFile) -> Model:
         "hub_id": file.id,
     } | known
     # Looked up only where the family has no spelling of its own.
-    if "hidden_size" not in facts:
-        facts["hidden_size"] = integer(config, "hidden_size")
+    for key in ("hidden_size", "vocab_size"):
+        if key not in facts:
+            facts[key] = integer(config, key)
     if "max_position_embeddings" not in facts:
         facts["max_position_embeddings"] = integer(config, "max_position_embeddings", 0)
     model = Model(**facts)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import replace
 
+from gemmstone.core.errors import BadRequest
 from gemmstone.core.model import Attention, Layer
 from gemmstone.graph.families.fields import Config, divides, integer
 
@@ -43,6 +44,25 @@ def attention(
         qk_norm=qk_norm,
         window=window,
     )
+
+
+def windows(config: Config, *, every: int, default: int = 0) -> list[int]:
+    """Tokens each layer looks back, 0 for all: local where `layer_types` says so, else in all but every `every`-th layer.
+
+    `default` is the window of a config without `sliding_window`; `every` = 0 means that no layer is local unless listed.
+    """
+    count = integer(config, "num_hidden_layers")
+    window = integer(config, "sliding_window", default, low=0, kind="max_position_embeddings")
+    listed = config.get("layer_types")
+    if listed is None:
+        return [window if every and (index + 1) % every else 0 for index in range(count)]
+    words = {"sliding_attention": window, "full_attention": 0}
+    if not isinstance(listed, list) or len(listed) != count or not all(isinstance(item, str) for item in listed):
+        raise BadRequest(f"'layer_types' in the config.json has to be a list of {count} words, one a layer")
+    for item in listed:
+        if item not in words:
+            raise BadRequest(f"'layer_types' in the config.json has {item[:40]!r}; known here: {', '.join(words)}")
+    return [words[item] for item in listed]
 
 
 def grouped(layers: Iterable[Layer]) -> tuple[Layer, ...]:
