@@ -1,10 +1,11 @@
 """The verbs: what the command line, other programs and notebooks call. Each answers with the contract's JSON document.
 
-predict, predict_cases, plan, catalog_devices, catalog_models, catalog_engines
+predict, predict_cases, plan, compare, catalog_devices, catalog_models, catalog_engines
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
     from gemmstone.plan.break_even import ApiPrice
     from gemmstone.plan.search import Question
 
-__all__ = ["Choice", "Money", "Scenario", "Workload", "money", "plan", "predict", "predict_cases"]
+__all__ = ["Choice", "Money", "Scenario", "Workload", "compare", "money", "plan", "predict", "predict_cases"]
 
 MAX_PRICE = 1e6
 MAX_PUE = 10.0
@@ -140,6 +141,14 @@ def plan(
     check_workload(replace(question.workload, mode="concurrency", load=1.0))
     found = search(question, money.economics)
     return {**_head("plan", []), **document(question, found, money.economics, detail=detail, api_price=api_price)}
+
+
+def compare(documents: Mapping[str, Mapping[str, Any]], *, baseline: int = 1) -> dict[str, Any]:
+    """What differs between documents of other verbs, by the name each shall have, and why: the document `gemmstone.compare/1`."""
+    from gemmstone.compare.document import compare as compared  # lazy: no other verb compares
+    from gemmstone.compare.subjects import subject
+
+    return compared([subject(name, document) for name, document in documents.items()], baseline=baseline)
 
 
 def catalog_devices(name: str | None = None) -> dict[str, Any]:

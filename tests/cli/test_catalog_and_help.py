@@ -12,6 +12,7 @@ from gemmstone import __version__
 HELP_PAGES = [
     ("predict",),
     ("plan",),
+    ("compare",),
     ("catalog",),
     ("catalog", "devices"),
     ("catalog", "models"),
@@ -24,7 +25,7 @@ class TestHelp:
         outcome = gemmstone()
         assert (outcome.code, outcome.err) == (0, "")
         lines = outcome.out.splitlines()
-        for verb in ("predict", "plan", "catalog"):
+        for verb in ("predict", "plan", "compare", "catalog"):
             assert sum(line.strip().startswith(f"{verb} ") for line in lines) == 1
         assert lines[-1].strip().startswith("gemmstone plan llama-3.1-70b --on 8xh100-sxm")
 

@@ -282,6 +282,7 @@ QUESTION = Question(model="llama-3.1-8b", hardware=("h100-sxm",), workload=SCENA
 DOCUMENTS: Mapping[str, Callable[[], list[dict[str, Any]]]] = {
     "predict": lambda: [api.predict(SCENARIO)],
     "plan": lambda: [api.plan(QUESTION, detail=True)],
+    "compare": lambda: [api.compare({"a": api.predict(SCENARIO), "b": api.predict(SCENARIO)})],
     "catalog": lambda: [
         made
         for of in (api.catalog_devices, api.catalog_models, api.catalog_engines)
@@ -301,6 +302,8 @@ def test_the_reference_has_every_field_of_every_document(verb):
     assert fields - head <= described
     if verb == "plan":
         assert set(documents[0]["candidates"][0]) <= described
+    if verb == "compare":
+        assert set(documents[0]["entries"][0]) | set(documents[0]["differences"][0]) <= described
 
 
 def test_every_metric_is_explained():

@@ -12,8 +12,16 @@ from typing import Annotated
 import typer
 
 from gemmstone import __version__
-from gemmstone.cli import catalog, plan, predict
-from gemmstone.cli.output import abandon_output, failed, prepare_streams, print_json, print_problem
+from gemmstone.cli import catalog, compare, plan, predict
+from gemmstone.cli.output import (
+    UsageProblem,
+    abandon_output,
+    failed,
+    prepare_streams,
+    print_json,
+    print_problem,
+    usage,
+)
 from gemmstone.core.errors import GemmstoneError
 
 EXIT_BAD_REQUEST = 2
@@ -31,10 +39,9 @@ app = typer.Typer(
 )
 app.command("predict", help=predict.HELP, epilog=predict.EXAMPLE)(predict.command)
 app.command("plan", help=plan.HELP, epilog=plan.EXAMPLE)(plan.command)
+app.command("compare", help=compare.HELP, epilog=compare.EXAMPLE, context_settings=compare.SETTINGS)(compare.command)
 app.add_typer(catalog.app, name="catalog")
-VERBS = {"predict": predict.HELP, "plan": plan.HELP, "catalog": catalog.HELP}
-# What typer raises for arguments that make no sense. Its versions bring this class from different packages.
-UsageProblem: type[Exception] = next(kind for kind in typer.BadParameter.__mro__ if kind.__name__ == "ClickException")
+VERBS = {"predict": predict.HELP, "plan": plan.HELP, "compare": compare.HELP, "catalog": catalog.HELP}
 
 
 @app.callback(invoke_without_command=True)
@@ -69,6 +76,8 @@ def main() -> None:
 
 def _run(arguments: Sequence[str], debug: bool) -> int:
     command = typer.main.get_command(app)
+    if compare.is_meant(arguments):
+        arguments = ["compare", *arguments]
     try:
         with command.make_context("gemmstone", list(arguments)) as context:
             command.invoke(context)
@@ -100,7 +109,7 @@ def _fail(error: Exception, arguments: Sequence[str]) -> int:
         print_problem(str(error))
         return error.exit_code
     if isinstance(error, UsageProblem):
-        print_problem(_usage(error))
+        print_problem(usage(error))
     elif isinstance(error, OSError):
         abandon_output()
         print_problem(f"cannot read or write: {error}")
@@ -109,13 +118,6 @@ def _fail(error: Exception, arguments: Sequence[str]) -> int:
     else:
         print_problem(f"internal error, {type(error).__name__}: {error} (repeat with {DEBUG} and report it)")
     return EXIT_BAD_REQUEST
-
-
-def _usage(error: Exception) -> str:
-    """What is wrong with the arguments, and which help page says how it is done."""
-    message = error.format_message().rstrip(".")  # type: ignore[attr-defined]
-    context = getattr(error, "ctx", None)
-    return f"{message} (see '{context.command_path if context else 'gemmstone'} --help')"
 
 
 def _print_detail(error: GemmstoneError, arguments: Sequence[str]) -> None:

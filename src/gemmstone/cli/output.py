@@ -9,7 +9,11 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import typer
+
 MAX_LINE_CHARS = 1_000
+# What typer raises for arguments that make no sense. Its versions bring this class from different packages.
+UsageProblem: type[Exception] = next(kind for kind in typer.BadParameter.__mro__ if kind.__name__ == "ClickException")
 
 
 def prepare_streams() -> None:
@@ -49,6 +53,13 @@ def one_line(message: str) -> str:
     joined = " ".join(message[: 2 * MAX_LINE_CHARS].split())
     shown = "".join(character if character.isprintable() else ascii(character)[1:-1] for character in joined)
     return shown if len(shown) <= MAX_LINE_CHARS else shown[: MAX_LINE_CHARS - 4] + " ..."
+
+
+def usage(error: Exception) -> str:
+    """What is wrong with the arguments, and which help page says how it is done; of a UsageProblem."""
+    message = error.format_message().rstrip(".")  # type: ignore[attr-defined]
+    context = getattr(error, "ctx", None)
+    return f"{message} (see '{context.command_path if context else 'gemmstone'} --help')"
 
 
 def failed(verb: str, version: str, message: str, detail: object) -> dict[str, Any]:
