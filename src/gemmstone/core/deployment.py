@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -99,6 +99,16 @@ class Step:
     decode_context: Numbers = 0.0
     decode_tokens: float = 1.0
     sampled_seqs: Numbers | None = None  # sequences whose logits are needed; default: all of both kinds
+
+    def part(self, parts: int) -> Step:
+        """One of so many equal parts of the batch."""
+        sampled = None if self.sampled_seqs is None else self.sampled_seqs / parts
+        return replace(
+            self,
+            prefill_seqs=self.prefill_seqs / parts,
+            decode_seqs=self.decode_seqs / parts,
+            sampled_seqs=sampled,
+        )
 
     @property
     def tokens(self) -> Any:

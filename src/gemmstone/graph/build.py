@@ -30,6 +30,7 @@ class OpGroup(NamedTuple):
 
 
 Groups = tuple[OpGroup, ...]
+LAYERS = ("layers", "expert layers")  # names of the groups that are layers of the model
 
 
 def fullest_stage(layers: int, stages: int) -> float:
@@ -57,7 +58,8 @@ def build(model: Model, deployment: Deployment, step: Step) -> Groups:
 
 
 def _layer_name(layer: Layer) -> str:
-    return "expert layers" if isinstance(layer.feed_forward, Experts) else "layers"
+    plain, expert = LAYERS
+    return expert if isinstance(layer.feed_forward, Experts) else plain
 
 
 def _layer(layer: Layer, place: Place) -> Iterator[Op]:

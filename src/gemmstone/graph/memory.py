@@ -53,6 +53,7 @@ class Memory:
     """The memory of one device and its share of the host: the trees without cache, and what sequences take of the rest.
 
     caches: for every group of layers, how many of them the fullest device holds and what each keeps of a sequence.
+    instances: replicas whose caches may hold one sequence together.
     """
 
     tree: MemoryNode
@@ -61,6 +62,7 @@ class Memory:
     caches: tuple[tuple[float, Cache], ...]
     host_tree: MemoryNode | None = None
     host_usable_bytes: float = math.inf
+    instances: int = 1
 
     def sequence_bytes(self, tokens: Numbers, tier: str = "device") -> Any:
         """Bytes that one sequence of so many tokens keeps in a tier."""
@@ -79,6 +81,10 @@ class Memory:
                 return 0.0
             most = min(most, free / taken) if taken else most
         return most
+
+    def holds(self, tokens: float) -> bool:
+        """Whether a sequence of so many tokens finds room at all."""
+        return self.sequences(tokens) * self.instances >= 1.0
 
     def capacity_tokens(self, tokens: float) -> float:
         """Tokens the cache holds when sequences have `tokens` each."""
@@ -99,7 +105,7 @@ def caches(model: Model, deployment: Deployment) -> tuple[tuple[float, Cache], .
         for block in blocks(layer)
         if kind(block).cache(block, deployment) != Cache()
     ]
-    return tuple(kept)
+    return (*kept, *techniques.extra_caches(model, deployment))
 
 
 def kv_bytes_per_token(model: Model, deployment: Deployment) -> float:
@@ -134,6 +140,7 @@ def memory(model: Model, device: Device, deployment: Deployment) -> Memory:
         usable_bytes=usable,
         element_bytes=dtypes.size(deployment.kv_cache),
         caches=caches(model, deployment),
+        instances=techniques.instances(deployment),
         host_tree=_joined("host", [on_host]) if on_host.bytes else None,
     )
 

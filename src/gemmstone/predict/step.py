@@ -6,10 +6,14 @@
 With CUDA graphs there is one launch a step; without, every kernel call costs the host launch_s and an eager engine on a
 small model waits for the host, not for the device. The host coefficients are what is left exposed after overlap, fitted
 per engine.
+
+Operations of an overlapped group run side by side and share the device: each resource is busy for the time of the
+operations that it bounds plus what the others need of it, and the busiest resource decides (arXiv:2408.12757, section 3.2).
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -22,6 +26,7 @@ from gemmstone.graph import techniques
 from gemmstone.graph.build import OpGroup, fullest_stage
 from gemmstone.predict.pricing import Pricing
 
+RESOURCES = ("compute", "memory", "network")  # that operations of an overlapped group compete for
 HOST_ERROR = 0.4  # host coefficients vary by this between folds of the fit
 
 
@@ -62,7 +67,11 @@ class StepTimer:
 
     def _group(self, group: OpGroup) -> Estimate:
         name = group.name if group.repeats == 1 else f"{group.name} x {group.repeats:g}"
-        own = serial(name, [repeat(self.pricing.price(op), group.repeats) for op in group.ops])
+        priced = [self.pricing.price(op) for op in group.ops]
+        if group.overlapped:
+            own = _shared(name, priced, group.repeats)
+        else:
+            own = serial(name, [repeat(part, group.repeats) for part in priced])
         if not group.streams:
             return own
         beside = serial("streams", [repeat(self.pricing.price(op), group.repeats) for op in group.streams])
@@ -89,4 +98,32 @@ class StepTimer:
             source="fitted",
             error_frac=HOST_ERROR,
             limits={"host": seconds},
+        )
+
+
+def _shared(name: str, priced: list[Estimate], repeats: float) -> Estimate:
+    """Operations side by side: a lane for each resource with what it has to do, the longest lane decides."""
+    lanes = [serial(resource, (repeat(part, repeats) for part in _lane(resource, priced))) for resource in RESOURCES]
+    return overlap(name, [lane for lane in lanes if lane.parts] or lanes[:1])
+
+
+def _lane(resource: str, priced: list[Estimate]) -> Iterator[Estimate]:
+    """What one resource has to do: all of the operations that it bounds, and its share of those that another bounds.
+
+    Work and energy are booked where an operation is bound, which may differ between operating points.
+    """
+    for part in priced:
+        needs = np.stack(np.broadcast_arrays(*(part.limits.get(name, np.zeros(1)) for name in RESOURCES)))
+        bound = needs.argmax(axis=0) == RESOURCES.index(resource)
+        shared_s = np.minimum(needs[RESOURCES.index(resource)] * part.count, part.time_s)
+        time_s = np.where(bound, part.time_s, shared_s)
+        if not np.any(time_s > 0):
+            continue
+        yield replace(
+            part,
+            time_s=time_s,
+            energy_j=np.where(bound, part.energy_j, 0.0),
+            flop=np.where(bound, part.flop, 0.0),
+            bytes=np.where(bound, part.bytes, 0.0),
+            limits={resource: time_s},
         )

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
-from dataclasses import fields
+from dataclasses import fields, replace
 from typing import Any
 
 from gemmstone.core import units
@@ -12,12 +13,12 @@ from gemmstone.core.errors import BadRequest
 from gemmstone.core.lookup import unknown
 from gemmstone.core.model import Model
 from gemmstone.graph.blocks.kind import Cache
-from gemmstone.graph.build import Groups, build
-from gemmstone.graph.techniques import eviction
+from gemmstone.graph.build import LAYERS, Groups, OpGroup, build
+from gemmstone.graph.techniques import eviction, nano_batch
 from gemmstone.graph.techniques.technique import Technique
 
 # class of the settings -> technique
-TECHNIQUES: dict[type, Technique] = {row.settings: row for row in (eviction.TECHNIQUE,)}
+TECHNIQUES: dict[type, Technique] = {row.settings: row for row in (eviction.TECHNIQUE, nano_batch.TECHNIQUE)}
 MOST_TECHNIQUES = 8
 
 
@@ -80,10 +81,26 @@ def built(model: Model, run: Deployment, step: Step) -> Groups:
     """The operations of a step as the deployment's techniques leave them."""
     for settings in run.techniques:
         step = of(settings).step(settings, step)
+    groups = _rewritten(model, run, step)
+    parts = math.prod(of(settings).parts(settings) for settings in run.techniques)
+    if parts == 1:
+        return groups
+    small = _rewritten(model, run, step.part(parts))
+    return tuple(
+        _in_parts(part, parts) if part.name in LAYERS else whole for whole, part in zip(groups, small, strict=True)
+    )
+
+
+def _rewritten(model: Model, run: Deployment, step: Step) -> Groups:
     groups = build(model, run, step)
     for settings in run.techniques:
         groups = of(settings).ops(settings, model, run, step, groups)
     return groups
+
+
+def _in_parts(group: OpGroup, parts: int) -> OpGroup:
+    """A group of layers that each of the parts of a batch goes through, beside the others."""
+    return group._replace(ops=tuple(replace(op, count=op.count * parts) for op in group.ops), overlapped=True)
 
 
 def cached(cache: Cache, run: Deployment) -> Cache:
@@ -91,6 +108,16 @@ def cached(cache: Cache, run: Deployment) -> Cache:
     for settings in run.techniques:
         cache = of(settings).cache(settings, cache, run)
     return cache
+
+
+def extra_caches(model: Model, run: Deployment) -> tuple[tuple[float, Cache], ...]:
+    """What the deployment's techniques keep of a sequence beside the model's own caches: layers and the cache of each."""
+    return tuple(kept for settings in run.techniques for kept in of(settings).caches(settings, model, run))
+
+
+def instances(run: Deployment) -> int:
+    """Replicas that hold the cache of one sequence together."""
+    return math.prod(of(settings).instances(settings) for settings in run.techniques)
 
 
 def tokens_per_step(techniques: Iterable[object]) -> float:

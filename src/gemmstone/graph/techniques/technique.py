@@ -31,8 +31,16 @@ def _same_cache(settings: object, cache: Cache, run: Deployment) -> Cache:
     return cache
 
 
+def _no_caches(settings: object, model: Model, run: Deployment) -> tuple[tuple[float, Cache], ...]:
+    return ()
+
+
 def _one_token(settings: object) -> float:
     return 1.0
+
+
+def _one(settings: object) -> int:
+    return 1
 
 
 class Technique(NamedTuple):
@@ -43,7 +51,10 @@ class Technique(NamedTuple):
     step(settings, step): what the model executes instead of `step`.
     ops(settings, model, deployment, step, groups): the operations of the rewritten step, rewritten.
     cache(settings, cache, deployment): what a layer keeps of a sequence instead of `cache`.
+    caches(settings, model, deployment): what is kept of a sequence besides, as graph.memory.caches counts it.
     tokens_per_step(settings): tokens a decoding sequence gains from one step, on average.
+    parts(settings): parts of a batch whose layers run beside each other, those bound by one resource while others wait.
+    instances(settings): replicas that hold the cache of a sequence together.
     lossless: whether the answers of the model stay what they are.
     """
 
@@ -55,5 +66,8 @@ class Technique(NamedTuple):
     step: Callable[[Any, Step], Step] = _same_step
     ops: Callable[[Any, Model, Deployment, Step, Groups], Groups] = _same_ops
     cache: Callable[[Any, Cache, Deployment], Cache] = _same_cache
+    caches: Callable[[Any, Model, Deployment], tuple[tuple[float, Cache], ...]] = _no_caches
     tokens_per_step: Callable[[Any], float] = _one_token
+    parts: Callable[[Any], int] = _one
+    instances: Callable[[Any], int] = _one
     lossless: bool = True
