@@ -11,7 +11,7 @@ import yaml
 from gemmstone.catalog.engine_files import find, published
 from gemmstone.core.deployment import Deployment, Workload
 from gemmstone.core.errors import BadRequest
-from gemmstone.plan.engine_servers import COMMANDS, OPTIONS_FILE, yaml_lines
+from gemmstone.plan.engine_servers import COMMANDS, OPTIONS_FILE
 from gemmstone.plan.extras import EXTRAS
 from gemmstone.plan.launch import Extras, command
 from tests.unit.test_launch import parsed
@@ -150,7 +150,6 @@ def test_trtllm_keeps_a_strange_name_inside_its_file():
     for name in names:
         found = options_of(text_for("trtllm", Extras(spec_tokens=1, draft_model=name)))
         assert found["speculative_config"]["speculative_model"] == name
-    assert yaml.safe_load("\n".join(yaml_lines({"a": {"b": name for name in names}, "c": None, "d": 0.5}))) is not None
 
 
 def test_llamacpp_counts_layers_where_others_count_bytes():

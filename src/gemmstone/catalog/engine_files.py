@@ -54,6 +54,20 @@ class Launch:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Container:
+    """How the engine runs in a container: its image by platform, where it says that it is well, and where it keeps models.
+
+    An image may hold "{version}", or "TAG" where no release is known. program takes the place of the command's first word
+    where the image does not have that on its path; cache is the variable that names the folder of downloaded models.
+    """
+
+    images: Mapping[str, str]
+    health: str = "/health"
+    program: str = ""
+    cache: str = "HF_HOME"
+
+
+@dataclass(frozen=True, kw_only=True)
 class Engine:
     """One serving engine as its published sources describe it.
 
@@ -85,6 +99,7 @@ class Engine:
     computes_int8: tuple[str, ...]
     uneven_heads: bool
     launch: Launch
+    container: Container
     sources: Mapping[str, str]
 
     def token_budget(self, device: Device) -> int:
@@ -171,6 +186,7 @@ def _engine(table: Mapping[str, Any]) -> Engine:
         computes_int8=tuple(table.get("computes_int8", ())),
         uneven_heads=bool(table.get("uneven_heads", False)),
         launch=_launch(table["launch"]),
+        container=_container(table.get("container", {"images": {}}), sources),
         sources=sources,
     )
 
@@ -188,6 +204,12 @@ def _launch(table: Mapping[str, Any]) -> Launch:
     for words in ("template", "flags", "switches"):
         values[words] = tuple(values[words])
     return Launch(**values)
+
+
+def _container(table: Mapping[str, Any], sources: Mapping[str, str]) -> Container:
+    if table["images"] and "container" not in sources:
+        raise ValueError("[container] has images that [sources] does not explain")
+    return Container(**_known(Container, table))
 
 
 def _known(kind: type, table: Mapping[str, Any]) -> dict[str, Any]:
