@@ -152,7 +152,7 @@ def compare(documents: Mapping[str, Mapping[str, Any]], *, baseline: int = 1) ->
 
 
 def catalog_devices(name: str | None = None) -> dict[str, Any]:
-    """All devices, or one with every value, its source and where sources disagree."""
+    """All devices and systems, or one with every value, its source and where sources disagree."""
     if name is not None:
         return {**_head("catalog", []), "device": device_files.describe(name)}
     found = [device_files.find(slug) for slug in device_files.published()]
@@ -169,7 +169,21 @@ def catalog_devices(name: str | None = None) -> dict[str, Any]:
         }
         for device in found
     ]
-    return {**_head("catalog", []), "devices": listed}
+    return {**_head("catalog", []), "devices": listed, "systems": [_system(slug) for slug in device_files.systems()]}
+
+
+def _system(slug: str) -> dict[str, Any]:
+    cluster = device_files.cluster(slug)
+    tier = cluster.device.host_tier
+    return {
+        "slug": slug,
+        "device": cluster.device.slug,
+        "num_devices": cluster.num_devices,
+        "devices_per_node": cluster.devices_per_node,
+        "memory_bytes": cluster.device.memory_bytes * cluster.num_devices,
+        "host_memory_bytes": tier.memory_bytes * cluster.num_devices if tier and tier.memory_bytes else None,
+        "power_w": tier.power_w * cluster.num_devices if tier and tier.power_w else None,
+    }
 
 
 def catalog_models(name: str | None = None) -> dict[str, Any]:

@@ -106,7 +106,22 @@ class TestCatalog:
         listed = {device["slug"]: device for device in document["devices"]}
         assert len(listed) >= 20
         assert listed["h100-sxm"]["memory_bandwidth_bytes_per_s"] == pytest.approx(3.35e12)
-        assert all(device["memory_bytes"] > 1e9 and device["peak_flop_per_s"] for device in listed.values())
+        assert all(device["memory_bytes"] > 1e9 for device in listed.values())
+        systems = {system["slug"]: system for system in document["systems"]}
+        assert systems["dgx-h100"]["num_devices"] == 8
+        assert systems["dgx-h100"]["host_memory_bytes"] == pytest.approx(2e12)
+        assert systems["gb200-nvl72"]["devices_per_node"] == 72
+
+    def test_a_system_shows_what_it_adds_to_its_devices(self, gemmstone):
+        entry = gemmstone("catalog", "devices", "dgx-h100", "--json").document["device"]
+        values = {value["field"]: value for value in entry["values"]}
+        assert (entry["device"], entry["num_devices"]) == ("h100-sxm", 8)
+        assert values["host.processor"]["value"] == "2 x Intel Xeon Platinum 8480C"
+        assert values["power.system"]["value"] == 10200
+        shown = gemmstone("catalog", "devices", "DGX_H100").out
+        assert "8 x h100-sxm" in shown
+        assert "power.system" in shown
+        assert "system" in gemmstone("catalog", "devices").out
 
     @pytest.mark.parametrize("name", ["h100-sxm", "H100_SXM", "NVIDIA H100 80GB HBM3"])
     def test_a_device_with_its_sources(self, gemmstone, name):

@@ -88,7 +88,8 @@ def test_a_cluster_file_names_device_count_and_node_size(tmp_path: Path) -> None
     cluster = device_files.cluster(str(path))
     assert (cluster.device.slug, cluster.num_devices, cluster.devices_per_node) == ("a100-sxm-40gb", 16, 4)
     assert device_files.cluster(str(path), 8).num_devices == 8
-    assert device_files.cluster(f"2x{path}").num_devices == 2
+    assert device_files.cluster(f"2x{path}").num_devices == 32
+    assert device_files.describe(str(path))["slug"] == "a100-sxm-40gb"
 
 
 @pytest.mark.parametrize(
@@ -101,6 +102,8 @@ def test_a_cluster_file_names_device_count_and_node_size(tmp_path: Path) -> None
         ('device = "h100-sxm"\ncount = 8', "not 'count'"),
         ("device = 8", "name of a device"),
         ('device = "nope-9000"', "unknown device"),
+        ('device = "dgx-h100"', "is a system itself"),
+        ('device = "h100-sxm"\nslug = "mine"', "name is missing"),
     ],
 )
 def test_a_bad_cluster_file_is_refused(tmp_path: Path, text: str, complaint: str) -> None:
@@ -192,7 +195,7 @@ def test_values_a_device_lacks_can_be_given() -> None:
     tpu = device_files.find("tpu-v5e")
     assert device_files.edit(tpu, "power.tdp=200 W").tdp_w == 200
     assert device_files.edit(tpu, "link.scale_out.bandwidth=12.5 GB/s").scale_out.bandwidth_bytes_per_s == 12.5e9  # type: ignore[union-attr]
-    priced = device_files.edit(device_files.find("mi355x"), "price.per_hour=4")
+    priced = device_files.edit(device_files.find("mi325x"), "price.per_hour=4")
     assert priced.price is not None
     assert priced.price.usd_per_hour == 4
 

@@ -62,6 +62,20 @@ def edit(device: Device, change: str) -> Device:
     return replace(device, edited=(*device.edited, f"{field}={text}"), **changes)
 
 
+def check_known(device: Device) -> None:
+    """Raises BadRequest where no source gives what every prediction needs, with the --set that mends it."""
+    missing = {
+        "memory.capacity=64GB": device.memory_bytes,
+        "memory.bandwidth=1TB/s": device.memory_bandwidth_bytes_per_s,
+        "compute.peak.bf16=100TFLOP/s": sum(device.peak_flop_per_s.values()),
+    }
+    lacking = [example for example, known in missing.items() if not known]
+    if lacking:
+        names = " and ".join(example.partition("=")[0] for example in lacking)
+        given = " ".join(f"--set {example}" for example in lacking)
+        raise BadRequest(f"no source gives {names} of {device.slug}: give your own with {given}")
+
+
 def _peaks(device: Device, field: str, text: str) -> dict[str, float]:
     peaks = dict(device.peak_flop_per_s)
     if field != "compute.peak":

@@ -13,6 +13,7 @@ HOST_TIER = {
     "storage.write_bandwidth": "storage_write_bandwidth_bytes_per_s",
     "power.system": "power_w",
 }
+TEXT = "text"  # the dimension of what is no quantity
 FIELDS: dict[str, str] = {
     "compute.units": "count",
     **{f"compute.peak.{name}": "flop_per_s" for name in FORMATS},
@@ -28,6 +29,8 @@ FIELDS: dict[str, str] = {
     "host.memory": "bytes",
     "host.bandwidth": "bytes_per_s",
     **{f"host.peak.{name}": "flop_per_s" for name in FORMATS},
+    "host.processor": TEXT,
+    "host.network": TEXT,
     "storage.capacity": "bytes",
     "storage.bandwidth": "bytes_per_s",
     "storage.write_bandwidth": "bytes_per_s",

@@ -309,11 +309,21 @@ def print_catalog(document: Mapping[str, Any]) -> None:
             table.add_row(
                 device["slug"],
                 device["architecture"],
-                units.show(device["memory_bytes"], "bytes"),
-                units.show(device["memory_bandwidth_bytes_per_s"], "bytes_per_s"),
-                units.show(peak, "flop_per_s") if peak else "-",
-                units.show(device["tdp_w"], "w") if device["tdp_w"] else "-",
+                _known(device["memory_bytes"], "bytes"),
+                _known(device["memory_bandwidth_bytes_per_s"], "bytes_per_s"),
+                _known(peak, "flop_per_s"),
+                _known(device["tdp_w"], "w"),
                 f"{device['usd_per_hour']:.2f}" if device["usd_per_hour"] else "-",
+            )
+        console.print(table)
+        table = _table("system", "devices", "device memory", "host memory", "power at most")
+        for system in document["systems"]:
+            table.add_row(
+                system["slug"],
+                f"{system['num_devices']}x{system['device']}",
+                _known(system["memory_bytes"], "bytes"),
+                _known(system["host_memory_bytes"], "bytes"),
+                _known(system["power_w"], "w"),
             )
         console.print(table)
     elif "models" in document:
@@ -336,10 +346,17 @@ def print_catalog(document: Mapping[str, Any]) -> None:
         _print_entry(console, document)
 
 
+def _known(value: float | None, dimension: str) -> str:
+    """A quantity, or a dash where no source gives it."""
+    return units.show(value, dimension) if value else "-"
+
+
 def _print_entry(console: Console, document: Mapping[str, Any]) -> None:
     entry = next(document[key] for key in ("device", "model", "engine") if key in document)
     if "values" in entry:
         console.print(Text(f"{entry['name']} ({entry['slug']})", style="bold"))
+        if "num_devices" in entry:
+            console.print(f"{entry['num_devices']} x {entry['device']}; host, storage, power and price of the whole")
         if entry["note"]:
             console.print(entry["note"])
         table = _table("field", "value", "source")

@@ -8,6 +8,7 @@ from functools import lru_cache
 from typing import NamedTuple
 
 from gemmstone.catalog import calibration_files, device_files, engine_files, model_files
+from gemmstone.catalog.device_edit import check_known
 from gemmstone.core.calibration import EngineFit
 from gemmstone.core.deployment import Workload
 from gemmstone.core.errors import BadRequest, NoAnswer
@@ -136,7 +137,8 @@ def load_cluster(hardware: Hardware) -> Cluster:
     device = cluster.device
     for change in hardware.edits:
         device = device_files.edit(device, change)
-    return Cluster(device=device, num_devices=cluster.num_devices, devices_per_node=cluster.devices_per_node)
+    check_known(device)
+    return replace(cluster, device=device)
 
 
 @lru_cache(maxsize=256)
