@@ -2,15 +2,44 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping
 from typing import Any
 
 from gemmstone.catalog.model_files import ModelFile
 from gemmstone.core import dtypes
 from gemmstone.core.errors import BadRequest
-from gemmstone.core.lookup import unknown
+from gemmstone.core.lookup import nearest
 from gemmstone.core.model import Experts, Model
-from gemmstone.graph.families import deepseek, gpt2, llama, minimax, mixtral, opt, qwen_moe
+from gemmstone.graph.families import (
+    arctic,
+    bloom,
+    cohere,
+    dbrx,
+    deepseek,
+    ernie,
+    exaone,
+    falcon,
+    gemma,
+    glm,
+    gpt2,
+    gpt_bigcode,
+    gpt_neox,
+    gptj,
+    granite,
+    hunyuan,
+    llama,
+    minimax,
+    mixtral,
+    mpt,
+    nemotron,
+    olmo,
+    opt,
+    phi,
+    qwen_moe,
+    stablelm,
+    starcoder2,
+)
 from gemmstone.graph.families.fields import Config, flag, integer, shown, word
 from gemmstone.graph.families.quantization import quantization
 
@@ -32,6 +61,47 @@ FAMILIES: dict[str, Callable[[Config], dict[str, Any]]] = {
     "MiniMaxM2ForCausalLM": minimax.minimax_m2,
     "DeepseekV2ForCausalLM": deepseek.deepseek,
     "DeepseekV3ForCausalLM": deepseek.deepseek,
+    "GPTJForCausalLM": gptj.gptj,
+    "CodeGenForCausalLM": gptj.gptj,
+    "GPTNeoXForCausalLM": gpt_neox.gpt_neox,
+    "GPTBigCodeForCausalLM": gpt_bigcode.gpt_bigcode,
+    "BloomForCausalLM": bloom.bloom,
+    "FalconForCausalLM": falcon.falcon,
+    "GemmaForCausalLM": gemma.gemma,
+    "Gemma2ForCausalLM": gemma.gemma2,
+    "Gemma3ForCausalLM": gemma.gemma3,
+    "PhiForCausalLM": phi.phi,
+    "PhiMoEForCausalLM": phi.phimoe,
+    "DbrxForCausalLM": dbrx.dbrx,
+    "MPTForCausalLM": mpt.mpt,
+    "StableLmForCausalLM": stablelm.stablelm,
+    "OlmoForCausalLM": olmo.olmo,
+    "Olmo2ForCausalLM": olmo.olmo2,
+    "Olmo3ForCausalLM": olmo.olmo3,
+    "OlmoeForCausalLM": olmo.olmoe,
+    "CohereForCausalLM": cohere.cohere,
+    "Cohere2ForCausalLM": cohere.cohere2,
+    "Starcoder2ForCausalLM": starcoder2.starcoder2,
+    "NemotronForCausalLM": nemotron.nemotron,
+    "ChatGLMModel": glm.chatglm,
+    "ChatGLMForConditionalGeneration": glm.chatglm,
+    "GlmForCausalLM": glm.glm,
+    "Glm4ForCausalLM": glm.glm4,
+    "Glm4MoeForCausalLM": glm.glm4_moe,
+    "GraniteForCausalLM": llama.llama,
+    "GraniteMoeForCausalLM": granite.granite_moe,
+    "ExaoneForCausalLM": exaone.exaone,
+    "Exaone4ForCausalLM": exaone.exaone4,
+    "InternLM2ForCausalLM": llama.internlm2,
+    "InternLM3ForCausalLM": llama.internlm2,
+    "BaichuanForCausalLM": llama.baichuan,
+    "BaiChuanForCausalLM": llama.baichuan,
+    "SeedOssForCausalLM": llama.seed_oss,
+    "Ernie4_5ForCausalLM": llama.ernie,
+    "Ernie4_5_MoeForCausalLM": ernie.ernie_moe,
+    "HunYuanDenseV1ForCausalLM": hunyuan.hunyuan_dense,
+    "HunYuanMoEV1ForCausalLM": hunyuan.hunyuan_moe,
+    "ArcticForCausalLM": arctic.arctic,
 }
 # A config without `architectures` (text parts of multimodal models, hand-written ones) is known by its model_type.
 MODEL_TYPES: dict[str, str] = {
@@ -51,6 +121,45 @@ MODEL_TYPES: dict[str, str] = {
     "deepseek_v2": "DeepseekV2ForCausalLM",
     "deepseek_v3": "DeepseekV3ForCausalLM",
     "kimi_k2": "DeepseekV3ForCausalLM",
+    "gptj": "GPTJForCausalLM",
+    "codegen": "CodeGenForCausalLM",
+    "gpt_neox": "GPTNeoXForCausalLM",
+    "gpt_bigcode": "GPTBigCodeForCausalLM",
+    "bloom": "BloomForCausalLM",
+    "falcon": "FalconForCausalLM",
+    "gemma": "GemmaForCausalLM",
+    "gemma2": "Gemma2ForCausalLM",
+    "gemma3_text": "Gemma3ForCausalLM",
+    "phi": "PhiForCausalLM",
+    "phimoe": "PhiMoEForCausalLM",
+    "dbrx": "DbrxForCausalLM",
+    "mpt": "MPTForCausalLM",
+    "stablelm": "StableLmForCausalLM",
+    "olmo": "OlmoForCausalLM",
+    "olmo2": "Olmo2ForCausalLM",
+    "olmo3": "Olmo3ForCausalLM",
+    "olmoe": "OlmoeForCausalLM",
+    "cohere": "CohereForCausalLM",
+    "cohere2": "Cohere2ForCausalLM",
+    "starcoder2": "Starcoder2ForCausalLM",
+    "nemotron": "NemotronForCausalLM",
+    "chatglm": "ChatGLMModel",
+    "glm": "GlmForCausalLM",
+    "glm4": "Glm4ForCausalLM",
+    "glm4_moe": "Glm4MoeForCausalLM",
+    "granite": "GraniteForCausalLM",
+    "granitemoe": "GraniteMoeForCausalLM",
+    "exaone": "ExaoneForCausalLM",
+    "exaone4": "Exaone4ForCausalLM",
+    "internlm2": "InternLM2ForCausalLM",
+    "internlm3": "InternLM3ForCausalLM",
+    "baichuan": "BaichuanForCausalLM",
+    "seed_oss": "SeedOssForCausalLM",
+    "ernie4_5": "Ernie4_5ForCausalLM",
+    "ernie4_5_moe": "Ernie4_5_MoeForCausalLM",
+    "hunyuan_v1_dense": "HunYuanDenseV1ForCausalLM",
+    "hunyuan_v1_moe": "HunYuanMoEV1ForCausalLM",
+    "arctic": "ArcticForCausalLM",
 }
 
 
@@ -111,11 +220,16 @@ def _architecture(config: Config) -> str:
         return MODEL_TYPES[model_type]
     name = listed[0] if listed else model_type
     if not name:
-        raise BadRequest(
-            "the config.json names no architecture (`architectures`, `model_type`); known: " + ", ".join(FAMILIES)
-        )
-    error = unknown("architecture", name, FAMILIES)
-    raise BadRequest(f"{error}" if "known:" in str(error) else f"{error} known: " + ", ".join(FAMILIES))
+        raise BadRequest(f"the config.json names no architecture (`architectures`, `model_type`); known: {_known()}")
+    close = nearest(name, FAMILIES)
+    hint = f"did you mean {' or '.join(repr(one) for one in close)}? " if close else ""
+    raise BadRequest(f"unknown architecture {shown(name)}: {hint}known: {_known()}")
+
+
+def _known() -> str:
+    """All architectures, without the endings that most share."""
+    short = (re.sub(r"(For[A-Z]\w+|LMHeadModel|Model)$", "", name) for name in FAMILIES)
+    return ", ".join(sorted({name.lower(): name for name in short}.values(), key=str.lower))
 
 
 def _dtype(config: Config) -> str:

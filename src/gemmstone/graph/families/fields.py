@@ -64,6 +64,16 @@ def word(config: Config, key: str, default: str = "") -> str:
     return value
 
 
+def section(config: Config, key: str) -> Config:
+    """The object at `key`, whose keys are read in the same way; missing or null means an empty one."""
+    value = config.get(key)
+    if value is None:
+        return {}
+    if not isinstance(value, Mapping):
+        raise BadRequest(f"{key!r} in the config.json has to be an object, not {shown(value)}")
+    return value
+
+
 def integers(config: Config, key: str, length: int) -> list[int]:
     """The list of `length` whole numbers at `key`."""
     value = config.get(key)

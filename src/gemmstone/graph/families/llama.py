@@ -1,8 +1,9 @@
-"""Dense decoders with RMSNorm, rotary positions and a gated MLP: Llama, Mistral, Qwen 1.5 to 3, Yi, Phi-3, DeciLM.
+"""Dense decoders with RMSNorm, rotary positions and a gated MLP: Llama, Mistral, Qwen 1.5 to 3, Yi, Phi-3, DeciLM and more.
 
 They differ in biases (Qwen2 on q, k, v; Llama on request), in query and key norms (Qwen3), in windows (Mistral, Phi-3) and
 in how many key/value heads a layer has (DeciLM). Source: configuration and modelling files of transformers, models/llama,
-mistral, qwen2, qwen3, phi3; https://huggingface.co/Deci/DeciLM-7B for the last.
+mistral, qwen2, qwen3, phi3, seed_oss, ernie4_5; those of https://huggingface.co/Deci/DeciLM-7B,
+https://huggingface.co/internlm/internlm2-7b and https://huggingface.co/baichuan-inc/Baichuan2-13B-Base for the others.
 """
 
 from __future__ import annotations
@@ -44,6 +45,35 @@ def qwen3(config: Config) -> dict[str, Any]:
     """Qwen3: a norm on each query and key head, heads of 128 whatever hidden_size is."""
     bias = flag(config, "attention_bias")
     return _windowed(config, qkv_bias=bias, output_bias=bias, qk_norm="head", default_head_dim=128)
+
+
+def internlm2(config: Config) -> dict[str, Any]:
+    """InternLM 2 and 3: one key for all biases, one of its own for those on q, k and v in 3."""
+    bias = flag(config, "bias")
+    return _uniform(config, mlp_bias=bias, qkv_bias=flag(config, "qkv_bias", bias), output_bias=bias)
+
+
+def baichuan(config: Config) -> dict[str, Any]:
+    """Baichuan 1 and 2: the 7B, told by its width, has rotary positions, the 13B slopes on the scores (ALiBi)."""
+    return _uniform(config, rotary=integer(config, "hidden_size") == 4096)
+
+
+def ernie(config: Config) -> dict[str, Any]:
+    """ERNIE 4.5 dense: heads of 128 whatever hidden_size is, head tied unless it says otherwise."""
+    bias = flag(config, "use_bias")
+    facts = _uniform(config, mlp_bias=bias, qkv_bias=bias, output_bias=bias, default_head_dim=128)
+    return {**facts, "tied_embeddings": flag(config, "tie_word_embeddings", True)}
+
+
+def seed_oss(config: Config) -> dict[str, Any]:
+    """Seed-OSS: biases on q, k and v, one on the output projection of its own key."""
+    return _uniform(
+        config,
+        mlp_bias=flag(config, "mlp_bias"),
+        qkv_bias=flag(config, "attention_bias", True),
+        output_bias=flag(config, "attention_out_bias"),
+        default_head_dim=128,
+    )
 
 
 def decilm(config: Config) -> dict[str, Any]:

@@ -20,6 +20,7 @@ def attention(
     output_bias: bool = False,
     qk_norm: str = "",
     window: int = 0,
+    rotary: bool = True,
 ) -> Attention:
     """The attention block of a config: explicit head_dim first, hidden_size / num_attention_heads second.
 
@@ -43,6 +44,7 @@ def attention(
         output_bias=output_bias,
         qk_norm=qk_norm,
         window=window,
+        rotary=rotary,
     )
 
 
