@@ -48,6 +48,9 @@ class DenseMLP:
     intermediate_size: int
     gated: bool = True
     bias: bool = False
+    shifted: int = (
+        0  # width of its input where that is mixed with the one before, which is kept (RWKV); 0 for no such mix
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,6 +65,7 @@ class Experts:
     router_bias: bool = False  # a per-expert correction or bias vector
     gated: bool = True
     bias: bool = False  # on the matrices of the routed experts
+    routed_ahead: bool = False  # the router reads what attention reads, so that experts can be fetched meanwhile
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,6 +82,27 @@ class Layer:
     norms: int = 2  # norm weight vectors of hidden_size
     norm_bias: bool = False
     parallel: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class Tower:
+    """An image encoder in front of a language model: patches in, rows of the language model's width out.
+
+    Every `merge` x `merge` patches become one token, on which the `projector` matrices (inputs, outputs) act one after the
+    other. With a `tile` all images are scaled or cut to squares of so many pixels, at most `max_tiles` of them and a
+    reduced copy of the whole when there are several; 0 takes images as they are.
+    """
+
+    hidden_size: int
+    layers: tuple[Layer, ...]
+    patch_size: int
+    patch_elements: int  # values of a patch: channels x frames x patch_size^2
+    merge: int = 1
+    projector: tuple[tuple[int, int], ...] = ()
+    tile: int = 0
+    max_tiles: int = 1
+    class_tokens: int = 0  # rows beside the patches that the layers see
+    other_parameters: int = 0  # biases, norms, positions
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -108,7 +133,11 @@ class Model:
     norm_bias: bool = False  # of the final norm
     lm_head_bias: bool = False
     has_head: bool = True  # encoders for embedding end without one
-    extra_parameters: int = 0  # outside the layers: poolers, classification heads, projectors
+    extra_parameters: int = 0  # outside the layers: poolers, patch embeddings, class tokens
+    patch_elements: int = 0  # an image encoder's tokens are products of patches of so many values, not looked up
+    classes: int = 0  # outputs of a classification head, which reads one position of a sequence
+    tower: Tower | None = None
+    mtp_layers: tuple[Layer, ...] = ()  # of multi-token-prediction modules, one a module; embedding and head are shared
     max_position_embeddings: int = 0
     dtype: str = "bf16"
     quantization: Quantization | None = None
@@ -119,6 +148,11 @@ class Model:
     def num_layers(self) -> int:
         """Layers in all groups together."""
         return sum(layer.count for layer in self.layers)
+
+    @property
+    def generates(self) -> bool:
+        """Whether it can produce tokens; encoders look both ways and cannot."""
+        return all(not isinstance(layer.mixer, Attention) or layer.mixer.causal for layer in self.layers)
 
     @property
     def is_moe(self) -> bool:

@@ -40,11 +40,33 @@ def outside_parameters(model: Model) -> int:
     width = model.embedding_size or hidden
     head = model.vocab_size * width if model.has_head and not model.tied_embeddings else 0
     head_bias = model.vocab_size if model.lm_head_bias else 0
+    classifier = model.classes * (hidden + 1)
     projections = 2 * width * hidden if width != hidden else 0
     norms = (1 if model.final_norm else 0) + (1 if model.embedding_norm else 0)
     norm = norms * (2 if model.norm_bias else 1) * hidden
-    outside = model.learned_positions * hidden + model.extra_parameters
-    return embedding_elements(model) + projections + outside + norm + head + head_bias
+    outside = model.learned_positions * hidden + model.patch_elements * hidden + model.extra_parameters
+    return embedding_elements(model) + projections + outside + norm + head + head_bias + classifier
+
+
+def tower_parameters(model: Model) -> int:
+    """Parameters of the image encoder in front of a model, its projector included; they are not in `count`."""
+    tower = model.tower
+    if tower is None:
+        return 0
+    layers = sum(layer.count * layer_parameters(layer, tower.hidden_size) for layer in tower.layers)
+    matrices = tower.patch_elements * tower.hidden_size + sum(inputs * outputs for inputs, outputs in tower.projector)
+    return layers + matrices + tower.other_parameters
+
+
+def mtp_parameters(model: Model) -> int:
+    """Parameters of the multi-token-prediction modules alone; they are not in `count`.
+
+    A module joins the hidden state and the next token's embedding in a matrix of 2h x h behind a norm each, goes through one
+    layer and ends in a norm; embedding and head are the model's own (DeepSeek-V3, 2412.19437, section 2.2).
+    """
+    hidden = model.hidden_size
+    layers = sum(layer.count * layer_parameters(layer, hidden) for layer in model.mtp_layers)
+    return layers + len(model.mtp_layers) * (2 * hidden * hidden + 3 * hidden)
 
 
 def embedding_elements(model: Model) -> int:

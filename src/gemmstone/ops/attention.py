@@ -26,6 +26,34 @@ def causal_pairs(tokens: Numbers, past: Numbers, window: float = 0.0) -> Any:
     return growing * past + growing * (growing + 1) / 2 + (tokens - growing) * window
 
 
+def chunk_pairs(tokens: Numbers, past: Numbers, chunk: float) -> Any:
+    """Query-key pairs of one sequence where a query sees itself and what is before it in its own chunk of the positions.
+
+    Chunks begin at position 0, whatever part of a prompt is computed.
+
+    >>> float(chunk_pairs(4, 0, 2)), float(chunk_pairs(2, 3, 4)), float(chunk_pairs(3, 0, 8))
+    (6.0, 5.0, 6.0)
+    """
+    past = np.asarray(past, dtype=float)
+    return _pairs_before(past + tokens, chunk) - _pairs_before(past, chunk)
+
+
+def _pairs_before(position: Any, chunk: float) -> Any:
+    full = np.floor(position / chunk)
+    rest = position - full * chunk
+    return full * chunk * (chunk + 1.0) / 2.0 + rest * (rest + 1.0) / 2.0
+
+
+def chunk_reach(context: Numbers, chunk: float) -> Any:
+    """Tokens of the last one's own chunk, itself included, when `context` tokens are there: from 1 to `chunk`.
+
+    >>> float(chunk_reach(8, 8)), float(chunk_reach(9, 8)), float(chunk_reach(0, 8))
+    (8.0, 1.0, 0.0)
+    """
+    context = np.asarray(context, dtype=float)
+    return context - chunk * np.maximum(np.ceil(context / chunk) - 1.0, 0.0)
+
+
 def full_pairs(tokens: Numbers, window: float = 0.0) -> Any:
     """Query-key pairs of one sequence whose tokens all see each other, or the `window` nearest of them.
 
@@ -46,6 +74,7 @@ def prefill(
     kv_heads: Numbers,
     head_dim: Numbers,
     window: float = 0.0,
+    chunk: float = 0.0,
     causal: bool = True,
     kv_cache: str = "bf16",
     count: float = 1.0,
@@ -53,10 +82,12 @@ def prefill(
     """`batch` sequences of `tokens` new queries each, on one device's share of the heads.
 
     Reads queries, keys and values (cached ones in the cache's format), writes outputs and the new cache entries. An encoder,
-    which is not causal, looks both ways and over no past.
+    which is not causal, looks both ways and over no past. With a chunk, queries see their own chunk alone.
     """
-    pairs = causal_pairs(tokens, past, window) if causal else full_pairs(tokens, window)
+    pairs = _seen_pairs(tokens, past, window, chunk, causal)
     reach = np.minimum(np.asarray(past, dtype=float), window) if window else past
+    if chunk:
+        reach = np.asarray(past, dtype=float) % chunk
     element = dtypes.size(kv_cache)
     queries = batch * tokens * heads * head_dim * 2.0
     return Op(
@@ -75,9 +106,15 @@ def prefill(
             "heads": heads,
             "kv_heads": kv_heads,
             "head_dim": head_dim,
-            "window": window,
+            "window": window or chunk,
         },
     )
+
+
+def _seen_pairs(tokens: Numbers, past: Numbers, window: float, chunk: float, causal: bool) -> Any:
+    if not causal:
+        return full_pairs(tokens, window)
+    return chunk_pairs(tokens, past, chunk) if chunk else causal_pairs(tokens, past, window)
 
 
 def decode(
@@ -90,11 +127,14 @@ def decode(
     head_dim: Numbers,
     queries: float = 1.0,
     window: float = 0.0,
+    chunk: float = 0.0,
     kv_cache: str = "bf16",
     count: float = 1.0,
 ) -> Op:
     """`queries` new tokens for each of `batch` sequences with `context` tokens in the cache, which is read once."""
     seen = np.minimum(np.asarray(context, dtype=float), window) if window else context
+    if chunk:
+        seen = chunk_reach(context, chunk)
     element = dtypes.size(kv_cache)
     return Op(
         name=name,
@@ -110,7 +150,7 @@ def decode(
             "heads": heads,
             "kv_heads": kv_heads,
             "head_dim": head_dim,
-            "window": window,
+            "window": window or chunk,
         },
     )
 

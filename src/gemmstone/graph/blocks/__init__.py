@@ -3,13 +3,23 @@
 from __future__ import annotations
 
 from gemmstone.core.model import Attention, DenseMLP, Experts, LatentAttention, Layer
-from gemmstone.graph.blocks import attention, experts, latent, mlp
+from gemmstone.graph.blocks import attention, experts, gated_delta, hgrn, latent, mamba2, mlp, rwkv7, sparse_latent
+from gemmstone.graph.blocks.gated_delta import GatedDelta
+from gemmstone.graph.blocks.hgrn import HGRN
 from gemmstone.graph.blocks.kind import Kind
+from gemmstone.graph.blocks.mamba2 import Mamba2
+from gemmstone.graph.blocks.rwkv7 import RWKV7Time
+from gemmstone.graph.blocks.sparse_latent import SparseLatent
 
 # class of a block -> its kind
 KINDS: dict[type, Kind] = {
     Attention: attention.KIND,
     LatentAttention: latent.KIND,
+    SparseLatent: sparse_latent.KIND,
+    GatedDelta: gated_delta.KIND,
+    Mamba2: mamba2.KIND,
+    RWKV7Time: rwkv7.KIND,
+    HGRN: hgrn.KIND,
     DenseMLP: mlp.KIND,
     Experts: experts.KIND,
 }

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from functools import partial
+from typing import Any
 
 from gemmstone.core.deployment import Deployment
 from gemmstone.core.model import Attention
@@ -13,17 +14,18 @@ from gemmstone.ops import attention, elementwise, matmul
 
 
 def _reach(block: Attention) -> float:
-    """Cached tokens a query sees at most, 0 for all. In chunks of c it sees c / 2 on average, and c at most."""
+    """Cached tokens a query sees at most, 0 for all."""
     return float(block.window or block.chunk)
 
 
 def _ops(block: Attention, place: Place) -> Iterator[Op]:
     """Projections, rotary embedding and softmax attention over this device's heads."""
-    run, step, tokens = place.deployment, place.step, place.tokens
+    run, tokens = place.deployment, place.tokens
     heads = shard(block.num_heads, run.tensor_parallel)
     kv_heads = shard(block.num_kv_heads, run.tensor_parallel)
     project = partial(matmul.gemm, weights=run.attention_weights, activations=run.attention_activations)
-    shape = {"heads": heads, "kv_heads": kv_heads, "head_dim": block.head_dim, "window": _reach(block)}
+    shape: dict[str, Any] = {"heads": heads, "kv_heads": kv_heads, "head_dim": block.head_dim}
+    shape |= {"window": float(block.window), "chunk": float(block.chunk)}
     width = (heads + kv_heads) * block.head_dim
     queries = 2 * heads if block.output_gate else heads
     yield project("qkv_proj", m=tokens, n=(queries + 2 * kv_heads) * block.head_dim, k=place.hidden)
@@ -31,24 +33,9 @@ def _ops(block: Attention, place: Place) -> Iterator[Op]:
         yield elementwise.rotary("qk_norm", tokens=tokens, width=width)
     if block.rotary:
         yield elementwise.rotary("rotary", tokens=tokens, width=width)
-    yield attention.prefill(
-        "prefill_attention",
-        batch=step.prefill_seqs,
-        tokens=step.prefill_tokens,
-        past=step.prefill_past,
-        kv_cache=run.kv_cache,
-        causal=block.causal,
-        **shape,
-    )
+    yield attention.prefill("prefill_attention", **place.prompts, **shape, causal=block.causal, kv_cache=run.kv_cache)
     if block.causal:
-        yield attention.decode(
-            "decode_attention",
-            batch=step.decode_seqs,
-            context=step.decode_context,
-            queries=step.decode_tokens,
-            kv_cache=run.kv_cache,
-            **shape,
-        )
+        yield attention.decode("decode_attention", **place.decoding, **shape, kv_cache=run.kv_cache)
     if block.output_gate:
         yield elementwise.activation("output_gate", tokens=tokens, width=heads * block.head_dim, gated=True)
     yield project("o_proj", m=tokens, n=place.hidden, k=heads * block.head_dim)

@@ -36,6 +36,18 @@ class Place(NamedTuple):
         return self.step.tokens
 
     @property
+    def prompts(self) -> dict[str, Any]:
+        """Sequences whose prompts are computed, in the words of the operations."""
+        step = self.step
+        return {"batch": step.prefill_seqs, "tokens": step.prefill_tokens, "past": step.prefill_past}
+
+    @property
+    def decoding(self) -> dict[str, Any]:
+        """Sequences that decode, in the words of the operations."""
+        step = self.step
+        return {"batch": step.decode_seqs, "context": step.decode_context, "queries": step.decode_tokens}
+
+    @property
     def stage_tokens(self) -> Any:
         """Tokens of all attention-DP ranks of a stage: what the experts see."""
         return self.step.tokens * self.deployment.attention_dp
@@ -108,10 +120,19 @@ def heads_problem(heads: int, kv_heads: int, tensor_parallel: int, uneven: bool)
     if uneven:
         return f"exceeds the {heads} attention heads" if tensor_parallel > heads else ""
     if heads % tensor_parallel:
-        fitting = ", ".join(str(d) for d in range(1, min(heads, 64) + 1) if heads % d == 0)
-        return f"does not divide the {heads} attention heads: use one of {fitting}"
+        return heads_divide(heads, "attention heads", tensor_parallel, uneven)
     if kv_heads % tensor_parallel and tensor_parallel % kv_heads:
         return f"neither divides nor is a multiple of the {kv_heads} KV heads"
+    return ""
+
+
+def heads_divide(heads: int, called: str, tensor_parallel: int, uneven: bool) -> str:
+    """Why heads that share nothing cannot be split so many ways; empty when they can."""
+    if uneven:
+        return f"exceeds the {heads} {called}" if tensor_parallel > heads else ""
+    if heads % tensor_parallel:
+        fitting = ", ".join(str(d) for d in range(1, min(heads, 64) + 1) if heads % d == 0)
+        return f"does not divide the {heads} {called}: use one of {fitting}"
     return ""
 
 
