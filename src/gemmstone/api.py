@@ -5,7 +5,7 @@ predict, predict_cases, plan, compare, catalog_devices, catalog_models, catalog_
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -128,11 +128,17 @@ def predict_cases(
 
 
 def plan(
-    question: Question, money: Money | None = None, *, detail: bool = False, api_price: ApiPrice | None = None
+    question: Question,
+    money: Money | None = None,
+    *,
+    detail: bool = False,
+    api_price: ApiPrice | None = None,
+    manifests: Sequence[str] = (),
 ) -> dict[str, Any]:
     """The best deployments for a question: the document `gemmstone.plan/1`; `detail` adds what the HTML page draws.
 
-    `api_price` adds when one's own system is as cheap as an API at that price.
+    `api_price` adds when one's own system is as cheap as an API at that price, `manifests` (kubernetes, compose) what
+    starts the best in containers.
     """
     from gemmstone.plan.documents import document  # lazy: predict does without the search
     from gemmstone.plan.search import search
@@ -140,7 +146,7 @@ def plan(
     money = money or Money()
     check_workload(replace(question.workload, mode="concurrency", load=1.0))
     found = search(question, money.economics)
-    return {**_head("plan", []), **document(question, found, money.economics, detail=detail, api_price=api_price)}
+    return {**_head("plan", []), **document(question, found, money.economics, detail=detail, api_price=api_price, manifests=manifests)}
 
 
 def compare(documents: Mapping[str, Mapping[str, Any]], *, baseline: int = 1) -> dict[str, Any]:

@@ -133,7 +133,7 @@ class TestLaunch:
         for words in servers:
             assert words[words.index(spelled) + 1] == str(run["tensor_parallel"])
             assert "meta-llama/Llama-3.1-70B" in words
-        assert set(document["launch_commands"]) == {"vllm", "sglang", "trtllm"}
+        assert set(document["launch_commands"]) == {"vllm", "sglang", "trtllm", "llamacpp"}
         assert document["launch_commands"][engine] == document["launch"]
 
     def test_replicas_do_not_share_a_device(self, gemmstone):

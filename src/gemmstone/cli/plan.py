@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Annotated
 
 import typer
@@ -47,6 +48,8 @@ def command(
     pue: opt.PUE = None,
     energy_scope: opt.SCOPE = "device",
     fidelity: opt.FIDELITY = "calibrated",
+    kubernetes: Annotated[str | None, typer.Option(help="Write a Kubernetes manifest for the best here.")] = None,
+    compose: Annotated[str | None, typer.Option(help="Write a docker compose file for the best here.")] = None,
     report: Annotated[str | None, typer.Option(help="Write a self-contained HTML page here.")] = None,
     json_: opt.JSON = False,
 ) -> None:
@@ -57,6 +60,7 @@ def command(
     from gemmstone.plan.break_even import parse
     from gemmstone.plan.search import Question
 
+    files = {kind: file for kind, file in (("kubernetes", kubernetes), ("compose", compose)) if file is not None}
     document = api.plan(
         Question(
             model=model,
@@ -78,6 +82,7 @@ def command(
         api.money(price, region, pue, energy_scope),
         detail=report is not None,
         api_price=None if api_price is None else parse(api_price),
+        manifests=tuple(files),
     )
     if report is not None:
         from gemmstone.report.aside import written_aside
@@ -93,3 +98,17 @@ def command(
         print_plan(document, report)
     if document["best"] is None:
         raise NoAnswer(document["fallback"]["message"])
+    _write_manifests(document["manifests"], files)
+
+
+def _write_manifests(manifests: Mapping[str, str], files: Mapping[str, str]) -> None:
+    """Each manifest into its file; NoAnswer for one that cannot be written."""
+    from gemmstone.core.errors import NoAnswer
+    from gemmstone.plan.launches import NOT_WRITTEN
+    from gemmstone.report.aside import written_aside
+
+    for kind, file in files.items():
+        if manifests[kind].startswith(NOT_WRITTEN):
+            raise NoAnswer(f"no {kind} file: {manifests[kind].removeprefix(NOT_WRITTEN).strip()}")
+        with written_aside(file, "replace") as written:
+            written.write(manifests[kind])

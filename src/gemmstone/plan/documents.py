@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import asdict, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict
 from typing import Any
 
 import numpy as np
 
-from gemmstone.catalog import engine_files
 from gemmstone.core import dtypes
-from gemmstone.core.errors import GemmstoneError
 from gemmstone.core.hardware import Device
-from gemmstone.plan import launch, pareto
+from gemmstone.plan import launches, pareto
 from gemmstone.plan.break_even import ApiPrice, break_even
 from gemmstone.plan.remedies import would_fit
 from gemmstone.plan.search import TARGETS, Candidate, Found, Question, layout
@@ -22,7 +20,6 @@ from gemmstone.simulate import documents
 from gemmstone.simulate.metrics import answer
 from gemmstone.simulate.scenario import at_the_limit
 
-LAUNCHED = ("vllm", "sglang", "trtllm")
 LOSSY_BYTES = 1.9  # an element narrower than this loses something against 16 bits
 
 
@@ -33,10 +30,12 @@ def document(
     *,
     detail: bool,
     api_price: ApiPrice | None = None,
+    manifests: Sequence[str] = (),
 ) -> dict[str, Any]:
     """The plan's document; the best comes with its limit, terms and memory, `detail` adds roofline and load curve.
 
-    With `api_price`, what the API charges for the same load stands beside what the system costs.
+    With `api_price`, what the API charges for the same load stands beside what the system costs. `manifests` names those
+    that are wanted: kubernetes, compose.
     """
     best = found.ranked[0] if found.ranked else None
     shown = best or found.nearest
@@ -60,6 +59,7 @@ def document(
         "sensitivity": {},
         "launch": "",
         "launch_commands": {},
+        "manifests": {},
         "break_even": None,
         "fallback": None,
     }
@@ -67,8 +67,9 @@ def document(
         costs = economics(best.system.cluster.device)
         body["best"] |= _explained(best, costs)
         body["sensitivity"] = sensitivity(best, costs, question.slo)
-        body["launch_commands"] = _commands(question, best)
+        body["launch_commands"] = launches.commands(question, best)
         body["launch"] = body["launch_commands"].get(best.system.engine.name, "")
+        body["manifests"] = launches.manifests(question, best, manifests)
         if api_price is not None:
             body["break_even"] = _break_even(api_price, question, best, costs)
         if detail:
@@ -118,35 +119,6 @@ def _point(found: pareto.Point) -> dict[str, Any]:
         "ttft_s": candidate.value("ttft_s"),
         "tpot_s": candidate.value("tpot_s"),
     }
-
-
-def _commands(question: Question, best: Candidate) -> dict[str, str]:
-    """The launch command of each engine for the best deployment, or why there is none."""
-    system, model = best.system, best.system.model
-    ranks = system.deployment.attention_dp * system.deployment.data_parallel
-    seqs = max(1, round(float(best.loads[best.point]) / ranks))
-    commands = {}
-    for name in dict.fromkeys((system.engine.name, *LAUNCHED)):
-        engine = engine_files.find(name)
-        run = replace(
-            system.deployment,
-            engine=name,
-            max_num_seqs=seqs,
-            gpu_memory_utilization=question.gpu_memory_utilization or engine.memory_fraction,
-        )
-        try:
-            commands[name] = launch.command(
-                engine,
-                model.hub_id or question.model,
-                run,
-                question.workload,
-                devices=system.cluster.devices_per_node,
-                moe=model.is_moe,
-                checkpoint=model.quantization.weights if model.quantization else model.dtype,
-            )
-        except GemmstoneError as error:
-            commands[name] = f"# {error}"
-    return commands
 
 
 def _break_even(price: ApiPrice, question: Question, best: Candidate, costs: Economics) -> dict[str, Any]:

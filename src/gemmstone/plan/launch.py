@@ -17,7 +17,7 @@ from gemmstone.plan.engine_servers import COMMANDS
 from gemmstone.plan.extras import added
 from gemmstone.plan.server import NO_EXTRAS, PLAIN, Extras, Request, Server, Setting, Shell, Word, checked_id
 
-__all__ = ["Extras", "command", "obstacle", "resolved", "shell_text", "words"]
+__all__ = ["Extras", "command", "obstacle", "resolved", "shell_text", "text", "words"]
 
 MOST_SHOWN = 16  # replicas whose commands are written out
 
@@ -49,6 +49,11 @@ def command(
         checkpoint=checkpoint,
         extras=extras,
     )
+    return text(request)
+
+
+def text(request: Request) -> str:
+    """The shell text that answers a request; BadRequest when there is none."""
     return "\n".join(_lines(*resolved(request)))
 
 
