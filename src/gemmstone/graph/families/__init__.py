@@ -228,8 +228,9 @@ def _architecture(config: Config) -> str:
 
 def _known() -> str:
     """All architectures, without the endings that most share."""
-    short = (re.sub(r"(For[A-Z]\w+|LMHeadModel|Model)$", "", name) for name in FAMILIES)
-    return ", ".join(sorted({name.lower(): name for name in short}.values(), key=str.lower))
+    return ", ".join(
+        sorted({re.sub(r"(For[A-Z]\w+|LMHeadModel|Model)$", "", name) for name in FAMILIES}, key=str.lower)
+    )
 
 
 def _dtype(config: Config) -> str:
