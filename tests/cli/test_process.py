@@ -66,6 +66,14 @@ class TestStart:
         assert "gemmstone.plan.search" in modules
         assert not modules & {"scipy", "polars", "pandas", "plotly", "huggingface_hub", "rich", "gemmstone.calibrate"}
 
+    def test_compare_reads_files_without_what_made_them(self, tmp_path: Path):
+        (tmp_path / "a.json").write_bytes(run(*PREDICT, "--json").stdout)
+        arguments = ("compare", "a.json", "a.json")
+        assert not imported(*arguments, "--json", tmp_path=tmp_path) & {"numpy", "rich", "gemmstone.api", "plotly"}
+        assert not imported(*arguments, tmp_path=tmp_path) & {"numpy", "gemmstone.api", "plotly"}
+        files = ["compare", *[str(tmp_path / "a.json")] * 2]
+        assert min(self._cpu_s(files) for _ in range(3)) < 0.5
+
     @pytest.mark.parametrize("arguments", [(), ("--help",), ("predict", "--help"), ("--version",)])
     def test_help_imports_no_numbers(self, tmp_path: Path, arguments):
         assert not imported(*arguments, tmp_path=tmp_path) & {"numpy", "rich", "gemmstone.api"}
