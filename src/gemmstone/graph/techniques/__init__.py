@@ -14,11 +14,32 @@ from gemmstone.core.lookup import unknown
 from gemmstone.core.model import Model
 from gemmstone.graph.blocks.kind import Cache
 from gemmstone.graph.build import LAYERS, Groups, OpGroup, build
-from gemmstone.graph.techniques import eviction, nano_batch
+from gemmstone.graph.techniques import (
+    context_parallel,
+    distributed_kv,
+    eviction,
+    kivi,
+    lambda_attention,
+    lora,
+    nano_batch,
+    speculative,
+)
 from gemmstone.graph.techniques.technique import Technique
 
-# class of the settings -> technique
-TECHNIQUES: dict[type, Technique] = {row.settings: row for row in (eviction.TECHNIQUE, nano_batch.TECHNIQUE)}
+# class of the settings -> technique, in the order in which they rewrite a step
+TECHNIQUES: dict[type, Technique] = {
+    row.settings: row
+    for row in (
+        eviction.TECHNIQUE,
+        lambda_attention.TECHNIQUE,
+        context_parallel.TECHNIQUE,
+        distributed_kv.TECHNIQUE,
+        kivi.TECHNIQUE,
+        lora.TECHNIQUE,
+        speculative.TECHNIQUE,
+        nano_batch.TECHNIQUE,
+    )
+}
 MOST_TECHNIQUES = 8
 
 
@@ -66,6 +87,12 @@ def _spelled(row: Technique) -> str:
     return ",".join(f"{field.name}={field.default}" for field in fields(row.settings))
 
 
+def _in_order(run: Deployment) -> list[object]:
+    """A deployment's techniques in the order of their rows, whatever the order in which they were named."""
+    rows = list(TECHNIQUES)
+    return sorted(run.techniques, key=lambda settings: rows.index(type(settings)))
+
+
 def problem(model: Model, run: Deployment) -> str:
     """Why one of a deployment's techniques does not apply, in one line; empty when all do."""
     if len(run.techniques) > MOST_TECHNIQUES:
@@ -79,7 +106,7 @@ def problem(model: Model, run: Deployment) -> str:
 
 def built(model: Model, run: Deployment, step: Step) -> Groups:
     """The operations of a step as the deployment's techniques leave them."""
-    for settings in run.techniques:
+    for settings in _in_order(run):
         step = of(settings).step(settings, step)
     groups = _rewritten(model, run, step)
     parts = math.prod(of(settings).parts(settings) for settings in run.techniques)
@@ -93,7 +120,7 @@ def built(model: Model, run: Deployment, step: Step) -> Groups:
 
 def _rewritten(model: Model, run: Deployment, step: Step) -> Groups:
     groups = build(model, run, step)
-    for settings in run.techniques:
+    for settings in _in_order(run):
         groups = of(settings).ops(settings, model, run, step, groups)
     return groups
 
@@ -105,7 +132,7 @@ def _in_parts(group: OpGroup, parts: int) -> OpGroup:
 
 def cached(cache: Cache, run: Deployment) -> Cache:
     """What a layer keeps of a sequence as the deployment's techniques leave it."""
-    for settings in run.techniques:
+    for settings in _in_order(run):
         cache = of(settings).cache(settings, cache, run)
     return cache
 

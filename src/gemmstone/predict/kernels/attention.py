@@ -66,7 +66,8 @@ def attention_decode(op: Op, rates: Rates, c: Mapping[str, float]) -> KernelTime
     shape = op.shape
     batch, context = np.asarray(shape["batch"], dtype=float), np.asarray(shape["context"], dtype=float)
     sequences = batch * shape["kv_heads"]
-    token_bytes = 2.0 * shape["head_dim"] * dtypes.size(op.variant)  # key and value of one head
+    element_bytes = shape["element_bytes"] if "element_bytes" in shape else dtypes.size(op.variant)
+    token_bytes = 2.0 * shape["head_dim"] * element_bytes  # key and value of one head
     memory_s = (np.asarray(op.bytes, dtype=float) + sequences * token_bytes * np.maximum(PAGE - context, 0.0)) / (
         rates.bytes_per_s * c["eb"]
     )
