@@ -20,8 +20,10 @@ from gemmstone.graph.families import FAMILIES, build_model
 from gemmstone.predict.deploy import Choice
 from gemmstone.predict.economics import SCOPES, Economics
 from gemmstone.report import cases
+from gemmstone.simulate import detail as details
 from gemmstone.simulate import documents, rows
-from gemmstone.simulate.metrics import METRICS, answer
+from gemmstone.simulate.efficiency import efficiency
+from gemmstone.simulate.metrics import METRICS, Answer, answer
 from gemmstone.simulate.scenario import Scenario, at_the_limit, check_workload, load_model, system
 
 if TYPE_CHECKING:
@@ -69,8 +71,11 @@ def money(price: str | None, region: str | None, pue: float | None, energy_scope
     return Money(usd_per_device_hour=usd, region=region, pue=pue, energy_scope=energy_scope)
 
 
-def predict(scenario: Scenario, money: Money | None = None) -> dict[str, Any]:
-    """Latency, throughput, memory, energy and cost of one scenario: the document `gemmstone.predict/1`."""
+def predict(scenario: Scenario, money: Money | None = None, *, detail: bool = False) -> dict[str, Any]:
+    """Latency, throughput, memory, energy and cost of one scenario: the document `gemmstone.predict/1`.
+
+    `detail` adds what the HTML page draws.
+    """
     check_workload(scenario.workload)
     made = system(scenario)
     money = money or Money()
@@ -96,7 +101,19 @@ def predict(scenario: Scenario, money: Money | None = None) -> dict[str, Any]:
         "memory": documents.memory(found),
         "economics": asdict(economics),
         "region": money.region or carbon.DEFAULT_REGION,
+        "efficiency": efficiency(found),
+        **({"detail": _drawn(found, money)} if detail else {}),
     }
+
+
+def _drawn(found: Answer, money: Money) -> dict[str, Any]:
+    """What the page of a prediction draws; a curve over loads where the load is a number of requests in flight."""
+    drawn = details.detail(found, 0, money.region)
+    if found.workload.mode == "concurrency":
+        loads = details.sweep(found.workload.load)
+        economics = money.economics(found.system.cluster.device)
+        drawn["curve"] = details.curve(answer(found.system, found.workload, economics, loads), loads)
+    return drawn
 
 
 def predict_cases(
@@ -146,7 +163,16 @@ def plan(
     money = money or Money()
     check_workload(replace(question.workload, mode="concurrency", load=1.0))
     found = search(question, money.economics)
-    return {**_head("plan", []), **document(question, found, money.economics, detail=detail, api_price=api_price, manifests=manifests)}
+    made = document(
+        question,
+        found,
+        money.economics,
+        detail=detail,
+        api_price=api_price,
+        manifests=manifests,
+        region=money.region,
+    )
+    return {**_head("plan", []), **made}
 
 
 def compare(documents: Mapping[str, Mapping[str, Any]], *, baseline: int = 1) -> dict[str, Any]:

@@ -23,9 +23,11 @@ from gemmstone.report.figure import log_ticks
 from gemmstone.report.html import page, write_page
 from gemmstone.report.markup import Html, element, island
 
-CHARTS = ("pareto", "breakdown", "roofline", "memory", "sensitivity", "curve")
+CHARTS = ("pareto", "breakdown", "roofline", "memory", "context", "sensitivity", "curve", "places")
+OF_A_PREDICTION = ("breakdown", "roofline", "memory", "context", "curve", "places")
 SECTIONS = (
-    "answer", "launch", "candidates", "pareto", "breakdown", "roofline", "memory", "sensitivity", "load", "limit", "made",
+    "answer", "launch", "candidates", "pareto", "efficiency", "breakdown", "roofline", "memory", "context", "sensitivity",
+    "load", "places", "limit", "made",
 )  # fmt: skip
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 BROWSER = next(filter(None, map(shutil.which, BROWSERS)), None)
@@ -38,6 +40,11 @@ def plan(**asked: Any) -> dict[str, Any]:
     workload = api.Workload(input_tokens=512, output_tokens=128)
     question: dict[str, Any] = {"model": "llama-3.1-8b", "hardware": ("2xh100-sxm",), "workload": workload, **asked}
     return api.plan(Question(**question), detail=True)
+
+
+def predict(**asked: Any) -> dict[str, Any]:
+    work = api.Workload(input_tokens=512, output_tokens=128, **asked)
+    return api.predict(api.Scenario(model="llama-3.1-8b", hardware="2xh100-sxm", workload=work), detail=True)
 
 
 @pytest.fixture(scope="module")
@@ -149,7 +156,7 @@ def test_every_axis_of_a_quantity_has_a_title(feasible: dict[str, Any]) -> None:
         axes = {key: axis for key, axis in figure["layout"].items() if key.startswith(("xaxis", "yaxis"))}
         assert axes
         for key, axis in axes.items():
-            categories = key == "yaxis" and name in ("breakdown", "memory", "sensitivity")
+            categories = key.startswith("yaxis") and name in ("breakdown", "memory", "sensitivity", "places")
             assert categories or axis["title"]["text"], f"{name} {key}"
 
 
@@ -200,6 +207,34 @@ def test_what_comes_from_outside_is_text(feasible: dict[str, Any]) -> None:
     assert "<img" not in json.dumps(seen.figures), "Plotly reads some HTML: what it gets is escaped too"
 
 
+def test_a_prediction_has_a_page_with_what_it_has() -> None:
+    document = predict(load=32.0)
+    seen = Seen(page(document))
+    assert set(seen.figures) == set(OF_A_PREDICTION)
+    assert [name for name in seen.ids if name in SECTIONS] == [
+        "answer", "efficiency", "breakdown", "roofline", "memory", "context", "load", "places", "limit", "made",
+    ]  # fmt: skip
+    assert f"{document['metrics']['output_tokens_per_s']['value']:,.0f} output tokens/s" in seen.text
+    assert f"{32} (chosen)" in seen.text
+    assert "Targets" not in seen.text
+    at = seen.figures["curve"]["data"][1]["x"].index(32.0)
+    assert seen.figures["curve"]["data"][1]["y"][at] == pytest.approx(
+        document["metrics"]["output_tokens_per_s"]["value"]
+    )
+
+
+@pytest.mark.parametrize("asked", [{"mode": "offline"}, {"mode": "rate", "load": 2.0}, {"mode": "batch", "load": 4.0}])
+def test_a_prediction_without_a_number_in_flight_has_no_curve(asked: dict[str, Any]) -> None:
+    seen = Seen(page(predict(**asked)))
+    assert set(seen.figures) == set(OF_A_PREDICTION) - {"curve"}
+    assert "load" not in seen.ids
+
+
+def test_a_prediction_at_the_limit_is_not_compared_with_itself() -> None:
+    document = predict(load=4.0) | {"fidelity": "limit"}
+    assert "limit" not in Seen(page(document)).ids
+
+
 def test_only_the_scripts_of_the_page_may_run(feasible: dict[str, Any]) -> None:
     seen = Seen(page(feasible))
     policy = dict(rule.strip().split(" ", 1) for rule in seen.metas["Content-Security-Policy"].split(";"))
@@ -233,6 +268,7 @@ def test_a_plan_without_detail_has_what_it_has(feasible: dict[str, Any]) -> None
         "launch",
         "candidates",
         "pareto",
+        "efficiency",
         "sensitivity",
         "made",
     ]
@@ -242,7 +278,10 @@ def test_metrics_that_are_not_known_are_left_out(feasible: dict[str, Any]) -> No
     changed = json.loads(json.dumps(feasible))
     for entry in [changed["best"], *changed["candidates"]]:
         del entry["metrics"]["usd_per_million_output_tokens"], entry["metrics"]["energy_j_per_output_token"]
-    text = Seen(page(changed)).text
+    changed["detail"]["places"] = {"regions": [], "prices": []}
+    seen = Seen(page(changed))
+    text = seen.text
+    assert "places" not in seen.ids
     assert "USD per million output tokens" not in text
     assert "million output tokens." not in text
 
@@ -298,14 +337,16 @@ def test_ticks_of_a_logarithmic_axis() -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("outcome", ["feasible", "infeasible"])
+@pytest.mark.parametrize("outcome", ["feasible", "infeasible", "predicted"])
 def test_a_browser_draws_every_chart_without_a_complaint(
     feasible: dict[str, Any], tmp_path: Path, outcome: str
 ) -> None:
     if BROWSER is None:
         assert not os.environ.get("GEMMSTONE_BROWSER_REQUIRED"), f"none of {', '.join(BROWSERS)} is installed"
         pytest.skip(f"none of {', '.join(BROWSERS)} is installed")
-    document = feasible if outcome == "feasible" else plan(slo={"ttft": 1e-6})
+    made = {"feasible": lambda: feasible, "infeasible": lambda: plan(slo={"ttft": 1e-6}), "predicted": predict}
+    charts = {"feasible": CHARTS, "infeasible": ("pareto",), "predicted": OF_A_PREDICTION}
+    document = made[outcome]()
     target = tmp_path / "plan.html"
     write_page({**document, "model": f"{document['model']} {EVIL}"}, str(target))
     arguments = (
@@ -315,6 +356,6 @@ def test_a_browser_draws_every_chart_without_a_complaint(
     done = subprocess.run(
         [BROWSER, *arguments, target.as_uri()], capture_output=True, text=True, timeout=120, check=True
     )
-    wanted = {f"chart-{name}" for name in (CHARTS if outcome == "feasible" else ("pareto",))}
+    wanted = {f"chart-{name}" for name in charts[outcome]}
     assert Seen(done.stdout).drawn == wanted
     assert [line for line in done.stderr.splitlines() if "CONSOLE" in line] == []

@@ -27,4 +27,5 @@ REGION = Annotated[str | None, typer.Option(help="Country or cloud region whose 
 PUE = Annotated[float | None, typer.Option(help="Power usage effectiveness of the data centre.")]
 SCOPE = Annotated[str, typer.Option(help="What energy counts: device, node or facility.")]
 FIDELITY = Annotated[str, typer.Option(help="limit (datasheet bound) or calibrated.")]
+REPORT = Annotated[str | None, typer.Option(help="Write a self-contained HTML page here.")]
 JSON = Annotated[bool, typer.Option("--json", help="Print one JSON document and nothing else.")]

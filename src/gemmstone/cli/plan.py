@@ -50,7 +50,7 @@ def command(
     fidelity: opt.FIDELITY = "calibrated",
     kubernetes: Annotated[str | None, typer.Option(help="Write a Kubernetes manifest for the best here.")] = None,
     compose: Annotated[str | None, typer.Option(help="Write a docker compose file for the best here.")] = None,
-    report: Annotated[str | None, typer.Option(help="Write a self-contained HTML page here.")] = None,
+    report: opt.REPORT = None,
     json_: opt.JSON = False,
 ) -> None:
     """Searches, ranks and explains."""
@@ -85,11 +85,9 @@ def command(
         manifests=tuple(files),
     )
     if report is not None:
-        from gemmstone.report.aside import written_aside
-        from gemmstone.report.html import page
+        from gemmstone.report.html import write_page
 
-        with written_aside(report) as file:
-            file.write(page(document))
+        write_page(document, report)
     if json_:
         print_json(document)
     else:

@@ -60,6 +60,7 @@ def command(
     out: Annotated[
         str | None, typer.Option(help="With --cases: where the answered CSV goes (- for standard output, the default).")
     ] = None,
+    report: opt.REPORT = None,
     json_: opt.JSON = False,
 ) -> None:
     """Answers one deployment, or with --cases a file of them."""
@@ -110,13 +111,18 @@ def command(
             edits=tuple(set_ or ()),
         ),
         money,
+        detail=report is not None,
     )
+    if report is not None:
+        from gemmstone.report.html import write_page
+
+        write_page(document, report)
     if json_:
         print_json(document)
     else:
         from gemmstone.report.terminal import print_prediction
 
-        print_prediction(document)
+        print_prediction(document, report)
 
 
 def _refuse_beside_cases(context: typer.Context) -> None:

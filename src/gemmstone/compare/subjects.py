@@ -32,6 +32,7 @@ ANSWERS = frozenset(
         "bound",
         "tree",
         "memory",
+        "efficiency",
         "detail",
         "notes",
         "best",

@@ -6,8 +6,6 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
-import numpy as np
-
 from gemmstone.core import dtypes
 from gemmstone.core.hardware import Device
 from gemmstone.plan import launches, pareto
@@ -16,7 +14,9 @@ from gemmstone.plan.remedies import would_fit
 from gemmstone.plan.search import TARGETS, Candidate, Found, Question, layout
 from gemmstone.plan.sensitivity import sensitivity
 from gemmstone.predict.economics import Economics
+from gemmstone.simulate import detail as details
 from gemmstone.simulate import documents
+from gemmstone.simulate.efficiency import efficiency
 from gemmstone.simulate.metrics import answer
 from gemmstone.simulate.scenario import at_the_limit
 
@@ -31,11 +31,12 @@ def document(
     detail: bool,
     api_price: ApiPrice | None = None,
     manifests: Sequence[str] = (),
+    region: str | None = None,
 ) -> dict[str, Any]:
-    """The plan's document; the best comes with its limit, terms and memory, `detail` adds roofline and load curve.
+    """The plan's document; the best comes with its limit, terms and memory, `detail` adds what the page draws.
 
     With `api_price`, what the API charges for the same load stands beside what the system costs. `manifests` names those
-    that are wanted: kubernetes, compose.
+    that are wanted: kubernetes, compose. `region` is where the user's electricity comes from: it is named among others.
     """
     best = found.ranked[0] if found.ranked else None
     shown = best or found.nearest
@@ -73,7 +74,7 @@ def document(
         if api_price is not None:
             body["break_even"] = _break_even(api_price, question, best, costs)
         if detail:
-            body["detail"] = _detail(best, body["best"])
+            body["detail"] = _detail(best, body["best"], region)
     else:
         body["fallback"] = _fallback(question, found.nearest)
     return body
@@ -163,41 +164,16 @@ def _explained(best: Candidate, economics: Economics) -> dict[str, Any]:
         "limit": documents.bound_metrics(at_limit, found, load),
         "tree": documents.tree(found, load),
         "memory": documents.memory(found, load),
+        "efficiency": efficiency(found, load),
     }
 
 
-def _detail(best: Candidate, explained: Mapping[str, Any]) -> dict[str, Any]:
-    """What the page draws: breakdown and memory, every operation on the roofline, and the curve over loads."""
-    found, load = best.answer, best.point
-    device = best.system.cluster.device
-    ops: list[dict[str, Any]] = [
-        {
-            "phase": phase,
-            "name": leaf.name,
-            "flop": _at(leaf.flop, point),
-            "bytes": _at(leaf.bytes, point),
-            "time_s": _at(leaf.time_s, point),
-        }
-        for phase, point in documents.points(found, load).items()
-        for leaf in found.steady.tree.leaves()
-    ]
-    names = ("ttft_s", "tpot_s", "output_tokens_per_s", "output_tokens_per_s_per_user", "power_w_per_device")
+def _detail(best: Candidate, explained: Mapping[str, Any], region: str | None) -> dict[str, Any]:
+    """What the page draws: breakdown and memory, operations on the roofline, curves over loads and contexts, places."""
     return {
         "tree": explained["tree"],
         "memory": explained["memory"],
         "limit": {name: metric["value"] for name, metric in explained["limit"].items()},
-        "roofline": {
-            "peak_flop_per_s": dict(device.peak_flop_per_s),
-            "bandwidth_bytes_per_s": device.memory_bandwidth_bytes_per_s,
-            "ops": [op for op in ops if op["time_s"] > 0],
-        },
-        "curve": {
-            "concurrency": [float(value) for value in best.loads],
-            **{name: [float(v) for v in found.metrics[name].value] for name in names if name in found.metrics},
-        },
+        "curve": details.curve(best.answer, best.loads),
+        **details.detail(best.answer, best.point, region),
     }
-
-
-def _at(values: Any, point: int) -> float:
-    values = np.asarray(values)
-    return float(values.flat[point if values.size > 1 else 0])

@@ -8,9 +8,9 @@ from typing import Any
 
 from gemmstone.core import units
 from gemmstone.report import comparison_words as words
-from gemmstone.report.charts import MEMORY_COLOURS
 from gemmstone.report.figure import BLUE, GREEN, GREY, INK, LIGHT, ORANGE, PURPLE, RED, SKY, Figure, axis, layout
 from gemmstone.report.markup import text
+from gemmstone.report.memory_charts import COLOURS as MEMORY_COLOURS
 
 PANELS = 6  # metrics drawn, two a line
 ROW_PX, GAP_PX = 24, 72

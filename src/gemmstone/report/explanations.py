@@ -6,8 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from gemmstone.core import units
-from gemmstone.report import terms
-from gemmstone.report.charts import MEMORY_COLOURS
+from gemmstone.report import memory_charts, terms
 from gemmstone.report.figure import BLUE, GREY, LIGHT
 from gemmstone.report.kernel_charts import BOUND_COLOURS
 from gemmstone.report.markup import NOTHING, Html, bar, element, join, table
@@ -99,7 +98,7 @@ def memory(document: Document) -> Html:
     def add(part: Mapping[str, Any], depth: int) -> None:
         share = part["bytes"] / total
         name = element("span", part["name"].replace("_", " "), class_=f"depth{min(depth, 3)}")
-        colour = MEMORY_COLOURS.get(part["name"], GREY) if depth == 0 else LIGHT
+        colour = memory_charts.COLOURS.get(part["name"], GREY) if depth == 0 else LIGHT
         rows.append(
             [name, units.show(float(part["bytes"]), "bytes"), join((bar(share, colour), f"{100 * share:.1f}%"))]
         )

@@ -37,6 +37,43 @@ def line(*, x: float | None = None, y: float | None = None, axis: str = "y") -> 
     return {**line, "xref": "paper", "yref": axis, "x0": 0, "x1": 1, "y0": y, "y1": y}
 
 
+def beyond(
+    x: tuple[float, float] | None = None, y: tuple[float, float] | None = None, axis: str = "y"
+) -> dict[str, Any]:
+    """A shaded region behind the data: between two values of x, of y, or of both; the rest of the panel otherwise."""
+    shape: dict[str, Any] = {"type": "rect", "layer": "below", "line": {"width": 0}, "fillcolor": pale(RED, 0.12)}
+    x0, x1 = x or (0.0, 1.0)
+    y0, y1 = y or (0.0, 1.0)
+    across, up = ("x" if x else "paper"), (axis if y else f"{axis} domain")
+    return {**shape, "xref": across, "yref": up, "x0": x0, "x1": x1, "y0": y0, "y1": y1}
+
+
+def band(x: list[float], low: list[float], high: list[float], colour: str, axis: str) -> dict[str, Any]:
+    """The area between two curves, as a trace that cannot be hovered."""
+    return {
+        "type": "scatter",
+        "mode": "lines",
+        "x": [*x, *reversed(x)],
+        "y": [*high, *reversed(low)],
+        "yaxis": axis,
+        "fill": "toself",
+        "fillcolor": pale(colour, 0.22),
+        "line": {"width": 0, "color": colour},
+        "hoverinfo": "skip",
+        "showlegend": False,
+    }
+
+
+def pale(colour: str, opacity: float) -> str:
+    """A colour of the palette that lets through what is behind it.
+
+    >>> pale("#0072B2", 0.2)
+    'rgba(0,114,178,0.2)'
+    """
+    red, green, blue = (int(colour[i : i + 2], 16) for i in (1, 3, 5))
+    return f"rgba({red},{green},{blue},{opacity:g})"
+
+
 def note(
     label: str,
     *,

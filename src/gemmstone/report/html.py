@@ -1,4 +1,4 @@
-"""The plan as one self-contained HTML page: no file beside it, no network, readable on paper and on a phone.
+"""A plan or a prediction as one self-contained HTML page: no file beside it, no network, readable on paper and on a phone.
 
 Plotly's script is taken from the installed package and put into the page; the charts are data until a browser draws them.
 Names come from outside: every text is escaped, and a policy in the page allows only the scripts that were put there.
@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from gemmstone.core.errors import MissingBackend
-from gemmstone.report import break_even, charts, explanations, sections
+from gemmstone.report import break_even, charts, explanations, prediction, sections, tables
 from gemmstone.report.aside import written_aside
 from gemmstone.report.figure import Figure
 from gemmstone.report.markup import NOTHING, Html, element, island
@@ -33,40 +33,52 @@ class Section(NamedTuple):
     body: Callable[[Mapping[str, Any]], Html]
 
 
-def _nothing(_: Mapping[str, Any]) -> Html:
-    return NOTHING
-
-
-# In the order of the page; a section without chart and body is left out.
-SECTIONS = (
-    Section("answer", "", "", "", sections.headline),
-    Section("launch", "Start it", "Ready for a shell; comments say what has to be there first.", "", sections.launch),
-    Section("candidates", "Candidates", "Best first, each at the load that suits the objective best within the targets; below a number, the band of 80%.", "", sections.candidates),
-    Section("pareto", "Throughput against speed", "Deployments and loads that no other beats in both directions: further up is cheaper, further right is faster for "
-            "each user. Filled points meet all targets. Hover or tap for what a point is.", "pareto", _nothing),
+# Of any one deployment, in the order of the page; a section without chart and body is left out.
+DEPLOYMENT = (
+    Section("efficiency", "Six numbers of efficiency", "Of the deployment at its load, as the EfficientLLM benchmark defines them.", "", tables.efficiency),
     Section("breakdown", "Where the time goes", "One engine step with prompts in it and one that only decodes, all layers together. Colour says what bounds an operation; "
             "solid is fitted on this device, hatched is borrowed from relatives, dotted or crossed is not measured.", "breakdown", explanations.steps),
     Section("roofline", "Roofline", "Every operation of the two steps below the device's peaks (flat, one a format) and its memory bandwidth (sloped). The larger a dot, the "
             "more of its step it takes; the further below the lines, the more is lost to launches and inefficiency.", "roofline", explanations.roofline_note),
     Section("memory", "Memory of one device", "What fills the memory that the engine may use, on the fullest device, at the chosen load.", "memory", explanations.memory),
-    Section("sensitivity", "What 10% more would bring", "One resource at a time for the chosen deployment: latencies at the same requests a second, throughput at the best load that still meets the targets.", "sensitivity", explanations.sensitivity),
-    Section("load", "Throughput and latency against load", "The chosen deployment at other numbers of requests in flight; dashed lines are the targets.", "curve", _nothing),
+    Section("context", "Memory against context", "The fullest device as the context of every running request grows. Shaded: contexts that do not fit at this number of requests.", "context", tables.context),
+)  # fmt: skip
+LOAD = (
+    Section("load", "Throughput and latency against load", "The deployment at other numbers of requests in flight, with the bands that should hold the true value in 80% of cases. "
+            "Dashed lines are the targets; what is shaded red misses one.", "curve", tables.loads),
+    Section("places", "Cost and carbon by place", "The deployment at its load, with electricity of other regions and at other prices. Carbon is CO2 equivalent, from annual averages of a grid, for the energy "
+            "as it is counted in the metrics.", "places", tables.places),
     Section("limit", "Distance to the physical limit", "The same deployment and load if every operation ran at the datasheet's peaks.", "", explanations.limit),
     Section("break-even", "Against an API", "From which load on the system costs less than an API that charges by the token.", "", break_even.section),
     Section("made", "How these numbers were made", "", "", explanations.made),
 )  # fmt: skip
+PLAN = (
+    Section("answer", "", "", "", sections.headline),
+    Section("launch", "Start it", "Ready for a shell; comments say what has to be there first.", "", sections.launch),
+    Section("candidates", "Candidates", "Best first, each at the load that suits the objective best within the targets; below a number, the band of 80%.", "", sections.candidates),
+    Section("pareto", "Throughput against speed", "Deployments and loads that no other beats in both directions: further up is cheaper, further right is faster for "
+            "each user. Filled points meet all targets, hollow ones miss one. Hover or tap for what a point is.", "pareto", tables.front),
+    *DEPLOYMENT,
+    Section("sensitivity", "What 10% more would bring", "One resource at a time for the chosen deployment: latencies at the same requests a second, throughput at the best load that still meets the targets. "
+            "Blue improves, orange worsens.", "sensitivity", explanations.sensitivity),
+    *LOAD,
+)  # fmt: skip
+PREDICTION = (Section("answer", "", "", "", prediction.headline), *DEPLOYMENT, *LOAD)
 
 
 def write_page(document: Mapping[str, Any], path: str) -> None:
-    """Writes the page of a plan made with `detail=True`, whole or not at all. Raises BadRequest where it cannot be written."""
+    """Writes the page of a document made with `detail=True`, whole or not at all. Raises BadRequest where it cannot be written."""
     text = page(document)
     with written_aside(path, "replace") as file:
         file.write(text)
 
 
 def page(document: Mapping[str, Any]) -> str:
-    """The whole page as text; parts that the document has no data for are left out."""
-    return whole(f"Serving {document['model']}: plan by Gemmstone", SECTIONS, document, charts.figures(document))
+    """The page of a plan or a prediction as text; parts that the document has no data for are left out."""
+    if document["schema"].startswith(prediction.SCHEMA):
+        shown = prediction.as_plan(document)
+        return whole(f"{document['model']}: prediction by Gemmstone", PREDICTION, shown, charts.figures(shown))
+    return whole(f"Serving {document['model']}: plan by Gemmstone", PLAN, document, charts.figures(document))
 
 
 def whole(title: str, sections: tuple[Section, ...], document: Mapping[str, Any], figures: Mapping[str, Figure]) -> str:

@@ -15,8 +15,9 @@ BOUND_COLOURS = {"compute": BLUE, "memory": ORANGE, "network": GREEN, "host": PU
 # Solid where this device was measured, a pattern where it was not.
 SOURCE_PATTERNS = {"borrowed": "/", "analytic": ".", "assumed": "x"}
 # The longest operations of a step carry their names in the roofline, each on another side: equals lie close together.
-LABEL_SIDES = ("top center", "middle right", "bottom center")
+LABEL_SIDES = ("top center", "middle right", "bottom right")
 LABELLED_SHARE = 0.08
+ROOM = 8.0  # factor of intensity right of the last operation, for its name
 
 
 def breakdown(tree: Mapping[str, Any]) -> Figure:
@@ -95,7 +96,7 @@ def roofline(data: Mapping[str, Any]) -> Figure:
         peaks.setdefault(float(f"{peak:.3g}"), []).append(name)
     fastest = max(peaks, default=bandwidth)
     low = min([*intensities, *(peak / bandwidth for peak in peaks)]) / 3
-    high = max([3 * fastest / bandwidth, *intensities]) * 3
+    high = max([3 * fastest / bandwidth, *intensities]) * ROOM
     traces: list[dict[str, Any]] = [
         _roof([low, fastest / bandwidth], [low * bandwidth, fastest], "memory bandwidth", 2.0)
     ]
@@ -107,7 +108,10 @@ def roofline(data: Mapping[str, Any]) -> Figure:
     for peak, names in peaks.items():
         label = f"{', '.join(names)}: {units.show(peak, 'flop_per_s')}"
         traces.append(_roof([peak / bandwidth, high], [peak, peak], label, 1.5))
-        notes.append(note(text(label), x=math.log10(peak / bandwidth), y=math.log10(peak / 1e12), yref="y", shift=9))
+        shift = 9 if peak == fastest else -9  # above a lower line the slope to the next would run through the words
+        notes.append(
+            note(text(label), x=math.log10(peak / bandwidth), y=math.log10(peak / 1e12), yref="y", shift=shift)
+        )
     for phase, colour, symbol in (("prefill", BLUE, "circle"), ("decode", ORANGE, "diamond")):
         total = sum(op["time_s"] for op in data["ops"] if op["phase"] == phase) or 1.0
         traces.append(_dots([op for op in computing if op["phase"] == phase], total, f"{phase} step", colour, symbol))
@@ -153,6 +157,7 @@ def _dots(ops: Sequence[Mapping[str, Any]], total: float, name: str, colour: str
         "text": [label if i in sides else "" for i, label in enumerate(names)],
         "textposition": [sides.get(i, LABEL_SIDES[0]) for i in range(len(ops))],
         "textfont": {"size": 11},
+        "cliponaxis": False,
         "customdata": [
             f"<b>{label}</b>, {name}<br>{units.show(op['time_s'], 's')}, {100 * share:.1f}% of the step"
             for op, label, share in zip(ops, names, shares, strict=True)

@@ -56,3 +56,9 @@ def number(name: str, value: float) -> str:
     if name.startswith("usd_") and value >= 0.1:
         return f"{value:,.2f}"
     return units.show(value, quantity.dimension)
+
+
+def is_disaggregated(entry: Mapping[str, Any]) -> bool:
+    """Whether prompts and decoding of a deployment, or of a point of the front, have devices of their own."""
+    said = entry.get("disaggregated") or (entry.get("deployment") or {}).get("disaggregated")
+    return bool(said) or entry.get("mode") == "disaggregated"

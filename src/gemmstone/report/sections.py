@@ -32,8 +32,8 @@ def headline(document: Document) -> Html:
             element("h1", title),
             element("p", _question(document), class_="soft"),
             answer,
-            element("p", _spelled_out(shown), class_="soft") if shown else NOTHING,
-            _cards(shown, document["slo"]) if shown else NOTHING,
+            element("p", spelled_out(shown), class_="soft") if shown else NOTHING,
+            cards(shown, document["slo"]) if shown else NOTHING,
             element("ul", *(element("li", note) for note in notes), class_="notes") if notes else NOTHING,
         )
     )
@@ -72,9 +72,11 @@ def _sentence(best: Mapping[str, Any]) -> Html:
     return join([*pieces, "."])
 
 
-def _spelled_out(entry: Mapping[str, Any]) -> str:
+def spelled_out(entry: Mapping[str, Any]) -> str:
     """The layout in words, for a reader who does not know the letters."""
     run = entry["deployment"]
+    if "tensor_parallel" not in run:
+        return ""  # pools of their own shapes: the layout says which
     degrees = (
         ("tp", run["tensor_parallel"], "tensor-parallel devices a stage"),
         ("pp", run["pipeline_parallel"], "pipeline stages"),
@@ -84,7 +86,8 @@ def _spelled_out(entry: Mapping[str, Any]) -> str:
     )
     split = "; ".join(f"{name}{degree}: {degree} {words}" for name, degree, words in degrees if degree > 1)
     formats = f"weights in {run['weights']}, products in {run['activations']}, cache in {run['kv_cache']}"
-    return f"In words: {split or 'one device, no split'}; {formats}; at most {run['max_num_seqs']:,} running requests a rank."
+    most = f"; at most {run['max_num_seqs']:,} running requests a rank" if run["max_num_seqs"] else ""
+    return f"In words: {split or 'one device, no split'}; {formats}{most}."
 
 
 def _refusal(fallback: Mapping[str, Any]) -> list[object]:
@@ -92,15 +95,15 @@ def _refusal(fallback: Mapping[str, Any]) -> list[object]:
     return [element("b", "No feasible answer: "), f"{message}."]
 
 
-def _cards(entry: Mapping[str, Any], slo: Mapping[str, float]) -> Html:
-    cards = []
+def cards(entry: Mapping[str, Any], slo: Mapping[str, float]) -> Html:
+    made = []
     for name, quantity in QUANTITIES.items():
         metric = entry["metrics"].get(name)
         if metric is None or name == "requests_per_s":
             continue
         target = _against(metric, slo[name]) if name in slo else NOTHING
         band = element("span", f"{number(name, metric['low'])} to {number(name, metric['high'])}", class_="band")
-        cards.append(
+        made.append(
             element(
                 "div",
                 element("span", quantity.label, class_="label"),
@@ -113,7 +116,7 @@ def _cards(entry: Mapping[str, Any], slo: Mapping[str, float]) -> Html:
     caption = element(
         "p", "Below each number: the band that should hold the true value in 80% of cases.", class_="soft"
     )
-    return join((element("div", *cards, class_="cards"), caption))
+    return join((element("div", *made, class_="cards"), caption))
 
 
 def _against(metric: Mapping[str, float], bound: float) -> Html:

@@ -81,7 +81,7 @@ def _table(*columns: str) -> Table:
     return table
 
 
-def print_prediction(document: Mapping[str, Any]) -> None:
+def print_prediction(document: Mapping[str, Any], page: str | None = None) -> None:
     """One predicted deployment: metrics with bands beside the physical limit, time by term, memory."""
     console, document = _console(), printable(document)
     run, work = document["deployment"], document["workload"]
@@ -107,6 +107,8 @@ def print_prediction(document: Mapping[str, Any]) -> None:
     _print_steps(console, document["tree"])
     console.print(_memory_tree(document["memory"]))
     _print_warnings(console, document["warnings"])
+    if page:
+        console.print(f"report written to {printable(page)}")
 
 
 def print_plan(document: Mapping[str, Any], page: str | None) -> None:
