@@ -56,6 +56,6 @@ def _fits(question: Question, model: Model, cluster: Cluster, engine: Engine, we
         except BadRequest:
             continue
         room = memory(model, cluster.device, run)
-        if room.fits and room.sequences(size.prompt + size.output) >= 1:
+        if room.fits and room.holds(size.prompt + size.output):
             return True
     return False
