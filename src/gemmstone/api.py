@@ -24,7 +24,9 @@ from gemmstone.simulate import detail as details
 from gemmstone.simulate import documents, rows
 from gemmstone.simulate.efficiency import efficiency
 from gemmstone.simulate.metrics import METRICS, Answer, answer
-from gemmstone.simulate.scenario import Scenario, at_the_limit, check_workload, load_model, system
+from gemmstone.simulate.pool_metrics import respond
+from gemmstone.simulate.pools import workers
+from gemmstone.simulate.scenario import Scenario, check_workload, limited, load_model, made
 
 if TYPE_CHECKING:
     from gemmstone.plan.break_even import ApiPrice
@@ -77,21 +79,21 @@ def predict(scenario: Scenario, money: Money | None = None, *, detail: bool = Fa
     `detail` adds what the HTML page draws.
     """
     check_workload(scenario.workload)
-    made = system(scenario)
+    found_at = made(scenario)
     money = money or Money()
-    economics = money.economics(made.cluster.device)
-    made.pricing.extrapolated.clear()  # shared by predictions of equal style: only this one's counts
-    found = answer(made, scenario.workload, economics)
-    at_limit = found if scenario.fidelity == "limit" else answer(at_the_limit(made), scenario.workload, economics)
-    notes = [*documents.warnings(found), *documents.extrapolations(made)]
+    for worker in workers(found_at):
+        worker.pricing.extrapolated.clear()  # shared by predictions of equal style: only this one's counts
+    found = respond(found_at, scenario.workload, money.economics)
+    at_limit = found if scenario.fidelity == "limit" else respond(limited(found_at), scenario.workload, money.economics)
+    notes = [*documents.warnings(found), *documents.extrapolations(found_at)]
     if money.pue is not None and money.energy_scope != "facility":
         notes.append("--pue counts only with --energy-scope facility")
     return {
         **_head("predict", notes),
-        "model": made.model.name,
-        "hardware": f"{made.cluster.num_devices}x{made.cluster.device.slug}",
-        "what_if": list(made.cluster.device.edited),
-        "deployment": documents.deployment(made),
+        "model": found.system.model.name,
+        "hardware": documents.hardware(found_at),
+        "what_if": list(found.system.cluster.device.edited),
+        "deployment": documents.deployment(found_at),
         "workload": asdict(scenario.workload),
         "fidelity": scenario.fidelity,
         "metrics": documents.metrics(found, bound=at_limit),
@@ -99,7 +101,7 @@ def predict(scenario: Scenario, money: Money | None = None, *, detail: bool = Fa
         "bound": documents.bound(found),
         "tree": documents.tree(found),
         "memory": documents.memory(found),
-        "economics": asdict(economics),
+        "economics": asdict(money.economics(found.system.cluster.device)),
         "region": money.region or carbon.DEFAULT_REGION,
         "efficiency": efficiency(found),
         **({"detail": _drawn(found, money)} if detail else {}),
@@ -109,7 +111,7 @@ def predict(scenario: Scenario, money: Money | None = None, *, detail: bool = Fa
 def _drawn(found: Answer, money: Money) -> dict[str, Any]:
     """What the page of a prediction draws; a curve over loads where the load is a number of requests in flight."""
     drawn = details.detail(found, 0, money.region)
-    if found.workload.mode == "concurrency":
+    if found.workload.mode == "concurrency" and found.pools is None:
         loads = details.sweep(found.workload.load)
         economics = money.economics(found.system.cluster.device)
         drawn["curve"] = details.curve(answer(found.system, found.workload, economics, loads), loads)
@@ -132,8 +134,7 @@ def predict_cases(
         except BadRequest as error:
             refused[scenario.model] = error
             raise
-        made = system(scenario)
-        found = answer(made, scenario.workload, money.economics(made.cluster.device))
+        found = respond(made(scenario), scenario.workload, money.economics)
         values: dict[str, Any] = {}
         for name, metric in found.metrics.items():
             values[name] = float(metric.value[0])

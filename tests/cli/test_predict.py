@@ -365,14 +365,7 @@ class TestFidelity:
 @pytest.mark.parametrize(
     "option",
     [
-        ("--spec-tokens", "3"),
-        ("--spec-accept", "0.7"),
-        ("--cpu-offload", "10GB"),
         ("--power-cap", "500W"),
-        ("--prefill", "2*tp4"),
-        ("--decode", "1*tp8"),
-        ("--prefill-max-num-seqs", "4"),
-        ("--decode-max-num-seqs", "4"),
     ],
 )
 def test_options_that_are_not_built_do_not_exist(gemmstone, option):

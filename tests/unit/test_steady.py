@@ -105,13 +105,13 @@ def test_max_num_seqs_bounds_what_runs() -> None:
 
 def test_prefix_hits_are_not_computed_and_the_last_token_always_is() -> None:
     work = Workload(input_tokens=100, output_tokens=10)
-    assert lengths(work, 0.3) == pytest.approx((70, 30, 10))
-    assert lengths(work, 0.999) == pytest.approx((1, 99, 10))
-    assert lengths(Workload(input_tokens=1, output_tokens=10), 0.9) == (1, 0, 10)
+    assert lengths(work, 0.3)[:3] == pytest.approx((70, 30, 10))
+    assert lengths(work, 0.999)[:3] == pytest.approx((1, 99, 10))
+    assert lengths(Workload(input_tokens=1, output_tokens=10), 0.9)[:3] == (1, 0, 10)
 
 
 def test_spread_lengths_are_uniform_below_the_nominal_ones() -> None:
-    assert lengths(Workload(input_tokens=100, output_tokens=10, length_spread=0.2), 0.0) == pytest.approx((90, 0, 9))
+    assert lengths(Workload(input_tokens=100, output_tokens=10, length_spread=0.2), 0.0)[:3] == pytest.approx((90, 0, 9))
 
 
 def test_what_the_engine_adds_to_the_first_token() -> None:

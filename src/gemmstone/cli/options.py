@@ -19,6 +19,26 @@ SPREAD = Annotated[float, typer.Option(help="Lengths are uniform between (1 - s)
 MEMORY = Annotated[float | None, typer.Option(help="Fraction of device memory the engine may take.")]
 PREFIX_HIT = Annotated[float, typer.Option(help="Fraction of prompt tokens found in the prefix cache.")]
 BATCHED_TOKENS = Annotated[int | None, typer.Option(help="Token budget of one step.")]
+PREFILL = Annotated[
+    str | None,
+    typer.Option(help="Disaggregated: the prefill pool, as in 2*tp4 (WORKERS*tpT[.ppP][.adpA][.epE][@DEVICE])."),
+]
+DECODE = Annotated[str | None, typer.Option(help="Disaggregated: the decode pool, as in 1*tp8.ep8.")]
+KV_LINK = Annotated[
+    str, typer.Option(help="Link the caches travel over: scale_up, scale_out, host, or a bandwidth as 50GB/s.")
+]
+SPEC_TOKENS = Annotated[int | None, typer.Option(min=1, help="Speculative decoding: tokens drafted a step.")]
+SPEC_ACCEPT = Annotated[float | None, typer.Option(help="Share of drafted tokens that is accepted.")]
+DRAFT = Annotated[
+    str | None, typer.Option(help="Model that drafts; without one the model's own heads, or ngram for none.")
+]
+CPU_OFFLOAD = Annotated[
+    str | None, typer.Option(metavar="SIZE", help="Weights a device keeps in the host's memory, as 20GB.")
+]
+TECHNIQUE = Annotated[
+    list[str] | None,
+    typer.Option(metavar="NAME[:FIELD=VALUE,...]", help="A technique and its settings; may be repeated."),
+]
 SET = Annotated[
     list[str] | None, typer.Option("--set", help="What-if: FIELD=VALUE, FIELD=+20% or FIELD=x2 on the device.")
 ]

@@ -49,6 +49,16 @@ def command(
     max_num_batched_tokens: opt.BATCHED_TOKENS = None,
     gpu_memory_utilization: opt.MEMORY = None,
     prefix_hit: opt.PREFIX_HIT = 0.0,
+    spec_tokens: opt.SPEC_TOKENS = None,
+    spec_accept: opt.SPEC_ACCEPT = None,
+    draft: opt.DRAFT = None,
+    cpu_offload: opt.CPU_OFFLOAD = None,
+    technique: opt.TECHNIQUE = None,
+    prefill: opt.PREFILL = None,
+    decode: opt.DECODE = None,
+    prefill_max_num_seqs: Annotated[int | None, typer.Option(help="Prompts a prefill rank computes at once.")] = None,
+    decode_max_num_seqs: Annotated[int | None, typer.Option(help="Requests a decode rank runs at once.")] = None,
+    kv_link: opt.KV_LINK = "",
     engine_version: Annotated[str, typer.Option(help="Version of the engine.")] = "",
     set_: opt.SET = None,
     price: opt.PRICE = None,
@@ -67,6 +77,7 @@ def command(
     from gemmstone import api
     from gemmstone.cli.values import mode_of
     from gemmstone.core.errors import BadRequest
+    from gemmstone.simulate import levers, pools
 
     money = api.money(price, region, pue, energy_scope)
     if cases is not None:
@@ -98,6 +109,13 @@ def command(
                 gpu_memory_utilization=gpu_memory_utilization,
                 prefix_hit_frac=prefix_hit,
                 engine_version=engine_version,
+                techniques=levers.chosen(
+                    technique or (),
+                    spec_tokens=spec_tokens,
+                    spec_accept=spec_accept,
+                    draft=draft,
+                    cpu_offload=cpu_offload,
+                ),
             ),
             workload=api.Workload(
                 input_tokens=input_tokens,
@@ -109,6 +127,7 @@ def command(
             ),
             fidelity=fidelity,
             edits=tuple(set_ or ()),
+            pools=pools.choice(prefill, decode, prefill_max_num_seqs, decode_max_num_seqs, kv_link),
         ),
         money,
         detail=report is not None,

@@ -278,6 +278,8 @@ def _print_warnings(console: Console, warnings: Iterable[str]) -> None:
 
 
 def _layout(run: Mapping[str, Any]) -> str:
+    if run.get("disaggregated"):
+        return "; ".join(f"{run[side]['workers']} {side} workers: {_layout(run[side])}" for side in ("prefill", "decode"))
     degrees = {
         "tp": run["tensor_parallel"],
         "pp": run["pipeline_parallel"],
@@ -286,7 +288,8 @@ def _layout(run: Mapping[str, Any]) -> str:
         "attention-dp": run["attention_dp"],
     }
     split = " ".join(f"{name} {degree}" for name, degree in degrees.items() if degree > 1) or "one device"
-    return f"{split}; {run['weights']} weights, {run['activations']} products, {run['kv_cache']} cache"
+    used = "".join(f", {technique['name']}" for technique in run.get("techniques", ()))
+    return f"{split}; {run['weights']} weights, {run['activations']} products, {run['kv_cache']} cache{used}"
 
 
 def _workload(work: Mapping[str, Any]) -> str:

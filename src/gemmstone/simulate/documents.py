@@ -5,8 +5,11 @@ from __future__ import annotations
 from dataclasses import asdict
 from typing import Any
 
-from gemmstone.core.estimate import Estimate
+from gemmstone.core.estimate import Estimate, weakest
+from gemmstone.graph import techniques
 from gemmstone.simulate.metrics import Answer, Metric
+from gemmstone.simulate.pools import Pools, workers
+from gemmstone.simulate.steady import lengths
 from gemmstone.simulate.system import System
 
 # Metrics that the physical limit bounds from below, and from above.
@@ -20,16 +23,30 @@ POWER_WARNING = "power, energy and carbon come from an assumed linear model of u
 def warnings(found: Answer, load: int = 0) -> list[str]:
     """What a reader should know before using the numbers."""
     notes = [POWER_WARNING]
-    device = found.system.cluster.device
-    if found.steady.tree.source == "borrowed":
-        notes.append(
-            f"some kernels of {device.slug} were never measured: coefficients are borrowed, the bands are wider"
-        )
     longest = found.system.model.max_position_embeddings
     asked = found.workload.input_tokens + found.workload.output_tokens
     if longest and asked > longest:
         notes.append(f"{asked:.0f} tokens a request exceed the {longest} positions of {found.system.model.name}")
-    run, engine = found.system.deployment, found.system.engine
+    for made, tree in zip(found.systems, (found.steady.tree, found.prompts), strict=False):
+        notes += _of_worker(made, found, borrowed=tree is not None and tree.source == "borrowed")
+    if float(found.steady.waiting[load]) > 0.5:
+        if found.pools is not None:
+            share = float(found.steady.prefill_share[load])
+            notes.append(f"requests queue: the prefill workers are busy {share:.0%} of the time")
+        else:
+            held = float(found.steady.running[load]) * found.system.deployment.attention_dp
+            notes.append(f"a replica runs about {held:.0f} requests at once: the others wait for a slot")
+    return list(dict.fromkeys(notes))
+
+
+def _of_worker(made: System, found: Answer, *, borrowed: bool) -> list[str]:
+    """What to know of one kind of worker."""
+    device, run, engine = made.cluster.device, made.deployment, made.engine
+    notes = []
+    if borrowed:
+        notes.append(
+            f"some kernels of {device.slug} were never measured: coefficients are borrowed, the bands are wider"
+        )
     if not engine.accepts_weights(run.weights, device.architecture):
         notes.append(f"{engine.title}'s documents name no kernels for {run.weights} weights on {device.architecture}")
     if run.gpu_memory_utilization > engine.memory_fraction:
@@ -37,9 +54,6 @@ def warnings(found: Answer, load: int = 0) -> list[str]:
             f"{engine.name} has to be told to use {run.gpu_memory_utilization:g} of the memory: "
             f"its own default is {engine.memory_fraction:g}"
         )
-    if float(found.steady.waiting[load]) > 0.5:
-        held = float(found.steady.running[load]) * found.system.deployment.attention_dp
-        notes.append(f"a replica runs about {held:.0f} requests at once: the others wait for a slot")
     if device.price is None and "usd_per_million_output_tokens" not in found.metrics:
         notes.append(f"no price is known for {device.slug}: give one with --price")
     if device.tdp_w is None:
@@ -47,10 +61,13 @@ def warnings(found: Answer, load: int = 0) -> list[str]:
     return notes
 
 
-def extrapolations(made: System) -> list[str]:
+def extrapolations(made: System | Pools) -> list[str]:
     """A note on operations larger than anything their kernels were measured on; their bands are wider for it."""
     beyond = {
-        f"{kind} ({name})": factor for (kind, name), factor in made.pricing.extrapolated.items() if factor > NOTABLE
+        f"{kind} ({name})": factor
+        for worker in workers(made)
+        for (kind, name), factor in worker.pricing.extrapolated.items()
+        if factor > NOTABLE
     }
     if not beyond:
         return []
@@ -87,43 +104,81 @@ def _numbers(metric: Metric, load: int) -> dict[str, float]:
     return {"value": float(metric.value[load]), "low": float(metric.low[load]), "high": float(metric.high[load])}
 
 
-def deployment(made: System) -> dict[str, Any]:
-    """The resolved deployment, with the scheduler that was modelled."""
-    return {**asdict(made.deployment), "num_devices": made.deployment.num_devices, "scheduler": made.engine.scheduler}
+def hardware(made: System | Pools) -> str:
+    """The devices in a few words: 8xh100-sxm, or of two pools 4xh100-sxm + 8xh200-sxm."""
+    if not isinstance(made, Pools):
+        return f"{made.cluster.num_devices}x{made.cluster.device.slug}"
+    one, other = made.prefill.cluster.device.slug, made.decode.cluster.device.slug
+    if one == other:
+        return f"{made.num_devices}x{one}"
+    return f"{made.prefill_devices}x{one} + {made.decode_devices}x{other}"
 
 
-def points(found: Answer, load: int = 0) -> dict[str, int]:
-    """Where in the tree's arrays the decode step and the step with a prompt of one load stand."""
-    return {"prefill": found.steady.loads + load, "decode": load}
+def deployment(made: System | Pools) -> dict[str, Any]:
+    """The resolved deployment, with the scheduler that was modelled; of pools both workers and how many there are."""
+    if isinstance(made, Pools):
+        return {
+            "engine": made.decode.engine.name,
+            "disaggregated": True,
+            "num_devices": made.num_devices,
+            "prefill": _pool(made.prefill, made.prefill_workers),
+            "decode": _pool(made.decode, made.decode_workers),
+            "kv_link_bytes_per_s": made.link.bandwidth_bytes_per_s,
+        }
+    run = made.deployment
+    named = {"techniques": [{"name": techniques.of(item).name, **asdict(item)} for item in run.techniques]}  # type: ignore[call-overload]
+    return {**asdict(run), **named, "num_devices": run.num_devices, "scheduler": made.engine.scheduler}
+
+
+def _pool(worker: System, workers: int) -> dict[str, Any]:
+    hardware = f"{workers * worker.deployment.num_devices}x{worker.cluster.device.slug}"
+    return {"workers": workers, "hardware": hardware, **deployment(worker)}
 
 
 def bound(found: Answer, load: int = 0) -> dict[str, str]:
     """What limits a decode step and a step with a prompt."""
-    return {phase: found.steady.tree.bound(point) for phase, point in points(found, load).items()}
+    return {phase: tree.bound(point) for phase, (tree, point) in found.phases(load).items()}
 
 
 def tree(found: Answer, load: int = 0) -> dict[str, Any]:
     """One prompt step and one decode step, term by term."""
-    whole: Estimate = found.steady.tree
-    parts = [{**whole.as_dict(point), "name": f"{phase} step"} for phase, point in points(found, load).items()]
+    phases = found.phases(load)
+    parts = [{**whole.as_dict(point), "name": f"{phase} step"} for phase, (whole, point) in phases.items()]
+    trees: list[Estimate] = [whole for whole, _ in phases.values()]
     return {
         "name": "steps",
         "time_s": sum(part["time_s"] for part in parts),
         "energy_j": sum(part["energy_j"] for part in parts),
         "count": 1,
         "bound": max(parts, key=lambda part: part["time_s"])["bound"],
-        "source": whole.source,
-        "error_frac": whole.error_frac,
+        "source": weakest(whole.source for whole in trees),
+        "error_frac": max(whole.error_frac for whole in trees),
         "parts": parts,
     }
 
 
 def memory(found: Answer, load: int = 0) -> dict[str, Any]:
-    """What an engine may use of the fullest device: weights, activations, cache in use, and what is left."""
-    known = found.system.memory
-    used = float(found.metrics["memory_bytes_per_device"].value[load])
+    """What an engine may use of the fullest device: weights, activations, cache in use, and what is left.
+
+    Of a disaggregated system one device of each pool, a prefill worker's with one prompt on each of its ranks.
+    """
+    size = lengths(found.workload, found.system.deployment.prefix_hit_frac)
+    running = float(found.steady.running[load])
+    decode = _usable(found.system, running * float(found.system.memory.sequence_bytes(size.prompt + size.output / 2.0)))
+    if found.pools is None:
+        return decode
+    made = found.pools.prefill
+    prefill = _usable(made, float(made.memory.sequence_bytes(size.prompt)))
+    parts = [{**decode, "name": "decode device"}, {**prefill, "name": "prefill device"}]
+    return {"name": "pools", "bytes": sum(part["bytes"] for part in parts), "parts": parts}
+
+
+def _usable(made: System, cached_bytes: float) -> dict[str, Any]:
+    known = made.memory
+    room = max(0.0, known.usable_bytes - known.tree.bytes)
+    cached = min(cached_bytes, room)
     parts: list[dict[str, Any]] = [part.as_dict() for part in known.tree.parts]
-    parts.append({"name": "kv cache", "bytes": max(0.0, used - known.tree.bytes), "parts": []})
-    parts.append({"name": "free", "bytes": max(0.0, known.usable_bytes - used), "parts": []})
+    parts.append({"name": "kv cache", "bytes": cached, "parts": []})
+    parts.append({"name": "free", "bytes": room - cached, "parts": []})
     parts.sort(key=lambda part: -part["bytes"])
     return {"name": "usable", "bytes": sum(part["bytes"] for part in parts), "parts": parts}

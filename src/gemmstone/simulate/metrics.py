@@ -10,11 +10,15 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from gemmstone.core.deployment import Array, Workload
+from gemmstone.core.deployment import Array, Deployment, Workload
 from gemmstone.core.errors import NoAnswer
+from gemmstone.core.estimate import Estimate
+from gemmstone.core.model import Model
+from gemmstone.graph import techniques
 from gemmstone.graph.parameters import count
 from gemmstone.predict.economics import JOULES_PER_KWH, SECONDS_PER_HOUR, Economics, power_w
 from gemmstone.simulate.open_loop import open_loop
+from gemmstone.simulate.pools import Pools
 from gemmstone.simulate.steady import Lengths, Steady, closed_loop, lengths, static_batch
 from gemmstone.simulate.system import System
 
@@ -55,12 +59,29 @@ class Metric:
 
 @dataclass(frozen=True, kw_only=True)
 class Answer:
-    """Metrics by the contract's names [loads], with the formulas' result they come from."""
+    """Metrics by the contract's names [loads], with the formulas' result they come from.
+
+    Of a disaggregated system `system` and `steady` are a decode worker's, and `prompts` the tree of a prefill worker: one
+    prompt alone in it, and as many as it takes.
+    """
 
     metrics: Mapping[str, Metric]
     steady: Steady
     system: System
     workload: Workload
+    pools: Pools | None = None
+    prompts: Estimate | None = None
+
+    @property
+    def systems(self) -> tuple[System, ...]:
+        """The kinds of worker there are: one, or a decode worker and a prefill worker."""
+        return (self.system,) if self.pools is None else (self.system, self.pools.prefill)
+
+    def phases(self, load: int = 0) -> dict[str, tuple[Estimate, int]]:
+        """For a step with a prompt and a decode step of one load: the tree it stands in, and at which point."""
+        if self.prompts is not None:
+            return {"prefill": (self.prompts, 1), "decode": (self.steady.tree, load)}
+        return {"prefill": (self.steady.tree, self.steady.loads + load), "decode": (self.steady.tree, load)}
 
 
 def answer(system: System, workload: Workload, economics: Economics, loads: Array | None = None) -> Answer:
@@ -80,7 +101,7 @@ def solve(system: System, workload: Workload, loads: Array) -> Steady:
     run = system.deployment
     ranks = run.data_parallel * run.attention_dp
     size = lengths(workload, run.prefix_hit_frac)
-    if system.memory.sequences(size.prompt + size.output) < 1.0:
+    if not system.memory.holds(size.prompt + size.output):
         raise NoAnswer(
             f"a request of {size.prompt + size.output:.0f} tokens does not fit in the KV cache, which holds "
             f"{system.memory.capacity_tokens(size.prompt + size.output):.0f}: use more devices, a narrower cache or shorter requests",
@@ -163,9 +184,7 @@ def _metrics(system: System, steady: Steady, workload: Workload, economics: Econ
         "memory_bytes_per_device": (_memory_bytes(system, steady, size), 0.05),
         "kv_capacity_tokens": (np.full_like(requests, system.kv_capacity_tokens(size.prompt + size.output)), 0.05),
     }
-    watts = power_w(
-        device, _dynamic_w(steady, size, requests / (run.data_parallel * run.attention_dp), run.pipeline_parallel)
-    )
+    watts = power_w(device, _dynamic_w(steady, run, size, requests / (run.data_parallel * run.attention_dp)))
     if watts is not None:
         joules = watts * devices / output * economics.energy_factor
         values["power_w_per_device"] = (watts, POWER_ERROR)
@@ -176,7 +195,7 @@ def _metrics(system: System, steady: Steady, workload: Workload, economics: Econ
     if economics.usd_per_device_hour is not None:
         usd = economics.usd_per_device_hour * devices / SECONDS_PER_HOUR / output * 1e6
         values["usd_per_million_output_tokens"] = (usd, errors["tpot"])
-    values["mfu_frac"] = (_model_flop(system, size) * requests / (devices * _peak(system)), errors["tpot"])
+    values["mfu_frac"] = (model_flop(system.model, size) * requests / (devices * peak(system)), errors["tpot"])
     # A device runs the micro-batches of all stages in one decode time, each a stage's share of the bytes.
     decode_bytes = np.split(np.asarray(steady.tree.bytes, dtype=float), 3)[0]
     moved = decode_bytes / steady.decode_s / device.memory_bandwidth_bytes_per_s
@@ -185,25 +204,26 @@ def _metrics(system: System, steady: Steady, workload: Workload, economics: Econ
     if workload.mode == "concurrency":
         most["achieved_concurrency"] = workload.load if steady.loads == 1 else np.inf
     return {
-        name: _metric(np.asarray(value, dtype=float), error, most.get(name, np.inf))
+        name: metric(np.asarray(value, dtype=float), error, most.get(name, np.inf))
         for name, (value, error) in values.items()
     }
 
 
-def _model_flop(system: System, size: Lengths) -> float:
+def model_flop(model: Model, size: Lengths) -> float:
     """FLOP that the weights of a model ask for in one request: every token that is computed goes through the layers, the
     last one is not fed back, and only generated tokens need the head. Embedding is a gather; cached tokens cost nothing."""
-    counts = count(system.model)
-    tables = 1 if system.model.tied_embeddings else 2
+    counts = count(model)
+    tables = 1 if model.tied_embeddings else 2
     body = counts.active - tables * counts.embedding
     return 2.0 * (body * (size.new + size.output - 1.0) + counts.embedding * size.output)
 
 
-def _peak(system: System) -> float:
+def peak(system: System) -> float:
+    """FLOP/s of one device in the format that the products run in."""
     return system.pricing.peak_flop_per_s(system.deployment.activations)
 
 
-def _metric(value: Array, error: float, most: float) -> Metric:
+def metric(value: Array, error: float, most: float) -> Metric:
     spread = float(np.exp(Z80 * error))
     high = np.maximum(value, np.minimum(value * spread, most))  # no band reaches beyond what can be
     return Metric(value=value, low=value / spread, high=high)
@@ -214,11 +234,12 @@ def _memory_bytes(system: System, steady: Steady, size: Lengths) -> Array:
     return np.asarray(np.minimum(system.memory.tree.bytes + cached, system.memory.usable_bytes), dtype=float)
 
 
-def _dynamic_w(steady: Steady, size: Lengths, requests_per_s: Array, stages: int) -> Array:
+def _dynamic_w(steady: Steady, run: Deployment, size: Lengths, requests_per_s: Array) -> Array:
     """Dynamic power of one device: the energy of a request's decode and prompt steps times requests/s of its rank."""
+    stages = run.pipeline_parallel
     decode_j, mixed_j, _ = np.split(steady.tree.energy_j, 3)
     together = np.maximum(steady.running / stages, 1e-9)
-    later = max(size.output - 1.0, 0.0)
+    later = max(size.output - 1.0, 0.0) / techniques.tokens_per_step(run.techniques)
     prompt_j = mixed_j - (decode_j * np.maximum(together - 1.0, 0.0) / together if steady.decodes_ride else 0.0)
     per_request_j = later * decode_j / together + steady.prompt_steps * np.maximum(prompt_j, 0.0)
     return np.asarray(per_request_j * requests_per_s / stages, dtype=float)

@@ -9,18 +9,11 @@ from gemmstone.core import units
 from gemmstone.core.deployment import Workload
 from gemmstone.core.errors import BadRequest
 from gemmstone.predict.deploy import MAX_DEGREE, MAX_STEP_TOKENS, Choice
+from gemmstone.simulate import levers, pools
+from gemmstone.simulate.pools import PoolsChoice
 from gemmstone.simulate.scenario import Scenario, check_workload
 
-# Columns of the contract whose meaning is not built yet: a row that fills them is refused rather than misread.
-NOT_YET = (
-    "spec_tokens",
-    "spec_accept",
-    "prefill",
-    "decode",
-    "prefill_max_num_seqs",
-    "decode_max_num_seqs",
-    "power_cap_w",
-)
+NOT_YET = ("power_cap_w",)  # a column of the contract whose meaning is not built yet: filled, it is refused
 
 
 def scenario(row: Mapping[str, str], fidelity: str = "calibrated") -> Scenario:
@@ -52,6 +45,13 @@ def scenario(row: Mapping[str, str], fidelity: str = "calibrated") -> Scenario:
         max_num_batched_tokens=_count(row, "max_num_batched_tokens", most=MAX_STEP_TOKENS),
         prefix_hit_frac=_number(row, "prefix_hit", 0.0),
         engine_version=row.get("engine_version", "").strip()[:60],
+        techniques=levers.chosen(
+            row.get("techniques", "").split(levers.SEPARATOR),
+            spec_tokens=_count(row, "spec_tokens"),
+            spec_accept=_optional(row, "spec_accept"),
+            draft=_word(row, "draft"),
+            cpu_offload=_word(row, "cpu_offload"),
+        ),
     )
     return Scenario(
         model=_required(row, "model"),
@@ -61,7 +61,15 @@ def scenario(row: Mapping[str, str], fidelity: str = "calibrated") -> Scenario:
         choice=choice,
         workload=workload,
         fidelity=fidelity,
+        pools=_pools(row),
     )
+
+
+def _pools(row: Mapping[str, str]) -> PoolsChoice | None:
+    """Both pools of a row, None where it has none."""
+    prefill, decode = _word(row, "prefill"), _word(row, "decode")
+    limits = {side: _count(row, f"{side}_max_num_seqs") for side in ("prefill", "decode")}
+    return pools.choice(prefill, decode, limits["prefill"], limits["decode"], _word(row, "kv_link") or "")
 
 
 def _required(row: Mapping[str, str], column: str) -> str:
@@ -83,6 +91,10 @@ def _number(row: Mapping[str, str], column: str, default: float) -> float:
         return units.parse(text, "count")
     except BadRequest:
         raise BadRequest(f"column {column} must be a finite number, not {text[:40]!r}") from None
+
+
+def _optional(row: Mapping[str, str], column: str) -> float | None:
+    return _number(row, column, math.nan) if row.get(column, "").strip() else None
 
 
 def _count(row: Mapping[str, str], column: str, most: int = MAX_DEGREE) -> int | None:

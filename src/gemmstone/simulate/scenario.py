@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import NamedTuple
@@ -17,6 +18,7 @@ from gemmstone.core.model import Model
 from gemmstone.graph.families import build_model
 from gemmstone.predict.deploy import Choice, resolve
 from gemmstone.predict.pricing import Pricing
+from gemmstone.simulate.pools import PoolChoice, Pools, PoolsChoice, same_formats, transfer_link
 from gemmstone.simulate.system import System, assemble
 
 MODES = ("concurrency", "rate", "batch", "offline")
@@ -24,6 +26,7 @@ FIDELITIES = ("limit", "calibrated")
 STRETCHED = 0.95  # memory fraction that people set by hand where an engine's default leaves no room for the weights
 MAX_TOKENS = 100_000_000
 MAX_LOAD = 10_000_000.0
+_COUNT = re.compile(r"\s*(\d+)\s*[xX×*]\s*", re.ASCII)  # of devices, in front of a name
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,6 +41,7 @@ class Scenario:
     workload: Workload = Workload(input_tokens=1024, output_tokens=128)
     fidelity: str = "calibrated"
     edits: tuple[str, ...] = ()
+    pools: PoolsChoice | None = None
 
 
 def check_workload(work: Workload) -> None:
@@ -62,6 +66,52 @@ def check_workload(work: Workload) -> None:
         raise BadRequest(f"the {work.mode} must be at least 1, not {work.load:g}")
 
 
+def made(scenario: Scenario) -> System | Pools:
+    """What a scenario describes: one kind of worker, or pools of two."""
+    return system(scenario) if scenario.pools is None else pools(scenario, scenario.pools)
+
+
+def pools(scenario: Scenario, asked: PoolsChoice) -> Pools:
+    """The disaggregated system a scenario describes; every worker of a pool is a system of its own."""
+    whole = asked.prefill.num_devices + asked.decode.num_devices
+    if scenario.num_devices is not None and scenario.num_devices != whole:
+        raise BadRequest(
+            f"{asked.prefill.text()} and {asked.decode.text()} make {whole} devices, but {scenario.num_devices} are given"
+        )
+    for name in ("tensor_parallel", "pipeline_parallel", "data_parallel", "expert_parallel", "attention_dp"):
+        if getattr(scenario.choice, name) is not None:
+            raise BadRequest(f"pools bring their own degrees: leave {name} out")
+    counted = _COUNT.match(scenario.hardware)
+    if counted and load_cluster(Hardware(scenario.hardware, None, scenario.edits)).num_devices != whole:
+        raise BadRequest(f"{asked.prefill.text()} and {asked.decode.text()} make {whole} devices, not {counted[1]}")
+    workers = [_worker(scenario, pool) for pool in (asked.prefill, asked.decode)]
+    one, other = (worker.cluster.device for worker in workers)
+    reach = replace(workers[0].cluster, num_devices=whole)
+    made = Pools(
+        prefill=workers[0],
+        prefill_workers=asked.prefill.workers,
+        decode=workers[1],
+        decode_workers=asked.decode.workers,
+        link=transfer_link(asked.link, one, other, reach),
+    )
+    if same_formats(made):
+        raise BadRequest(f"{same_formats(made)}: give --kv")
+    return made
+
+
+def _worker(scenario: Scenario, pool: PoolChoice) -> System:
+    choice = replace(
+        scenario.choice,
+        tensor_parallel=pool.tensor_parallel,
+        pipeline_parallel=pool.pipeline_parallel,
+        attention_dp=pool.attention_dp,
+        expert_parallel=pool.expert_parallel,
+        max_num_seqs=pool.max_num_seqs or scenario.choice.max_num_seqs,
+    )
+    name = pool.device or _COUNT.sub("", scenario.hardware)
+    return system(replace(scenario, hardware=name, num_devices=pool.worker_devices, choice=choice, pools=None))
+
+
 def system(scenario: Scenario) -> System:
     """The system a scenario describes; equal descriptions share one."""
     if scenario.fidelity not in FIDELITIES:
@@ -78,6 +128,13 @@ def era(scenario: Scenario) -> str:
     servers of 2025.
     """
     return "static" if scenario.workload.mode == "batch" and not scenario.choice.engine_version else ""
+
+
+def limited(made: System | Pools) -> System | Pools:
+    """The same deployment, of one kind of worker or two, at the physical bound."""
+    if isinstance(made, Pools):
+        return replace(made, prefill=at_the_limit(made.prefill), decode=at_the_limit(made.decode))
+    return at_the_limit(made)
 
 
 def at_the_limit(made: System) -> System:

@@ -24,6 +24,7 @@ import numpy as np
 from gemmstone.core.calibration import EngineFit
 from gemmstone.core.deployment import Array, Deployment, Step, Workload
 from gemmstone.core.estimate import Estimate
+from gemmstone.graph import techniques
 
 RESIDENT_OUTPUT_FRAC = (
     0.6  # of its output a request holds in the cache on average when room is scarce (docs/physics/memory.md)
@@ -52,6 +53,12 @@ class Lengths(NamedTuple):
     new: float
     cached: float
     output: float
+    tokens_per_step: float = 1.0  # that a decoding sequence gains
+
+    @property
+    def steps(self) -> float:
+        """Decode steps that generate the whole output."""
+        return self.output / self.tokens_per_step
 
     @property
     def prompt(self) -> float:
@@ -98,6 +105,11 @@ def lengths(workload: Workload, prefix_hit_frac: float) -> Lengths:
     return Lengths(prompt - cached, max(0.0, cached), workload.mean_output_tokens)
 
 
+def _lengths(run: Deployment, workload: Workload) -> Lengths:
+    gained = techniques.tokens_per_step(run.techniques)
+    return lengths(workload, run.prefix_hit_frac)._replace(tokens_per_step=gained)
+
+
 def resident_tokens(size: Lengths) -> float:
     """Tokens a request holds in the cache on average when room is scarce."""
     return size.prompt + RESIDENT_OUTPUT_FRAC * size.output
@@ -117,8 +129,9 @@ def closed_loop(
     A replica executes whole requests: less than one in flight is one for part of the time. Without `waiting` a request
     starts at once: the bound that no scheduling can beat.
     """
-    size = lengths(workload, timer.deployment.prefix_hit_frac)
-    one = 1.0 / timer.deployment.attention_dp
+    size = _lengths(timer.deployment, workload)
+    # a replica that holds less than a whole request holds its share of those that several replicas hold together
+    one = min(1.0 / timer.deployment.attention_dp, max(slots, 1e-9))
     asked = np.asarray(in_flight, dtype=float)
     in_flight, busy = np.maximum(asked, one), np.minimum(asked / one, 1.0)
     running = np.minimum(in_flight, max(slots, 1e-9))
@@ -127,7 +140,7 @@ def closed_loop(
     stages = timer.deployment.pipeline_parallel
     extra_s = _extra(points, prefill_first) * _stage_share(points, size, stages)
     others = np.maximum(running - 1.0, 0.0)
-    later = max(size.output - 1.0, 0.0)  # the first token comes out of the prompt's own step
+    later = max(size.output - 1.0, 0.0) / size.tokens_per_step  # the first token comes out of the prompt's own step
     # The step of a prompt carries others' prompts too when answers are short; those are counted as others.
     own_s = points.chunks * points.mixed_s - (points.prompts_per_step - 1.0) * _extra(points, prefill_first)
     queue_s, tpot_s = _shared(points, extra_s, others, later, _forgotten(workload), prefill_first)
@@ -150,7 +163,7 @@ def closed_loop(
         running=running,
         waiting=np.maximum(asked - running, 0.0),
         ttft_s=ttft_s,
-        tpot_s=tpot_s,
+        tpot_s=tpot_s / size.tokens_per_step,
         e2e_s=e2e_s,
         requests_per_s=requests_per_s * timer.deployment.attention_dp,
         decode_s=points.decode_s,
@@ -165,7 +178,7 @@ def closed_loop(
 
 def static_batch(timer: Timer, slots: float, workload: Workload, batch: Array) -> Steady:
     """One batch per attention-DP rank [loads]: all prompts, then all tokens, in rounds when it exceeds the `slots`."""
-    size = lengths(workload, timer.deployment.prefix_hit_frac)
+    size = _lengths(timer.deployment, workload)
     asked = np.asarray(batch, dtype=float)
     batch = np.maximum(asked, 1.0 / timer.deployment.attention_dp)  # replicas without a request are idle
     rounds = np.maximum(1.0, batch / max(slots, 1.0))
@@ -173,13 +186,13 @@ def static_batch(timer: Timer, slots: float, workload: Workload, batch: Array) -
     points = _points(timer, size, running, prefill_first=True)
     prompts_s = _all_prompts(points, timer.deployment.pipeline_parallel)
     ttft_s = prompts_s + timer.host.request_s
-    generate_s = np.maximum(size.output - 1.0, 0.0) * points.decode_s
+    generate_s = np.maximum(size.output - 1.0, 0.0) / size.tokens_per_step * points.decode_s
     total_s = rounds * (prompts_s + generate_s) + timer.host.request_s
     return Steady(
         running=running,
         waiting=np.maximum(asked - running, 0.0),
         ttft_s=ttft_s,
-        tpot_s=points.decode_s,
+        tpot_s=points.decode_s / size.tokens_per_step,
         e2e_s=total_s,
         requests_per_s=asked / total_s * timer.deployment.attention_dp,
         decode_s=points.decode_s,
@@ -204,7 +217,7 @@ def _points(timer: Timer, size: Lengths, running: Array, prefill_first: bool) ->
     chunks = np.maximum(1.0, np.ceil(size.new / room))
     chunk = size.new / chunks
     past = size.cached + (chunks - 1.0) / 2.0 * chunk
-    together = np.clip(share / size.output, 1.0, np.maximum(1.0, room / chunk))
+    together = np.clip(share / size.steps, 1.0, np.maximum(1.0, room / chunk))
     wave_tokens = np.minimum(share * size.new, budget)
     wave_steps = np.maximum(1.0, np.maximum(running, share) * size.new / wave_tokens)
     wave_seqs = np.maximum(1.0, wave_tokens / size.new)
@@ -254,7 +267,7 @@ def _stage_share(points: Points, size: Lengths, stages: int) -> Array:
     """
     if stages == 1:
         return np.ones_like(points.running)
-    steps = points.running / stages * points.chunks / (size.output * points.prompts_per_step)
+    steps = points.running / stages * points.chunks / (size.steps * points.prompts_per_step)
     also = np.clip(steps, 0.0, 1.0)
     return np.asarray(1.0 - also * (1.0 - 1.0 / stages), dtype=float)
 

@@ -1,0 +1,34 @@
+"""Options that stand for techniques: the few that have names of their own beside `--technique NAME:field=value,...`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from gemmstone.core.errors import BadRequest
+from gemmstone.graph import techniques
+
+SEPARATOR = ";"  # between techniques in a cell of a CSV file
+
+
+def chosen(
+    texts: Iterable[str] = (),
+    *,
+    spec_tokens: float | None = None,
+    spec_accept: float | None = None,
+    draft: str | None = None,
+    cpu_offload: str | None = None,
+) -> tuple[object, ...]:
+    """The settings of all techniques asked for; BadRequest for options that make no sense alone."""
+    asked = [text for text in texts if text.strip()]
+    if spec_tokens is None and (spec_accept is not None or draft):
+        raise BadRequest("spec_accept and draft belong to speculative decoding: give spec_tokens too")
+    if spec_tokens is not None:
+        settings = [f"tokens={spec_tokens:g}"]
+        if spec_accept is not None:
+            settings.append(f"accept={spec_accept:g}")
+        if draft:
+            settings.append(f"draft={draft}")
+        asked.append(f"speculative:{','.join(settings)}")
+    if cpu_offload:
+        asked.append(f"weight-offload:size_bytes={cpu_offload}")
+    return tuple(techniques.parse(text) for text in asked)
