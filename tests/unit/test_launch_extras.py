@@ -120,6 +120,20 @@ def test_sglang_names_the_algorithm_and_counts_the_sampled_token(draft, mtp, alg
     assert (options["speculative_num_steps"], options["speculative_num_draft_tokens"]) == ("3", "4")
 
 
+def test_drafts_that_are_looked_up_need_no_model():
+    extras = Extras(spec_tokens=4, draft_model="ngram")
+    (vllm,) = parsed(find("vllm"), text_for("vllm", extras))
+    assert json.loads(str(vllm["speculative_config"])) == {"method": "ngram", "num_speculative_tokens": 4}
+    (sglang,) = parsed(find("sglang"), text_for("sglang", extras))
+    assert (sglang["speculative_algorithm"], sglang["speculative_draft_model_path"]) == ("NGRAM", None)
+    assert sglang["speculative_num_draft_tokens"] == "5"
+    config = options_of(text_for("trtllm", extras))["speculative_config"]
+    assert config == {"decoding_type": "NGram", "max_draft_len": 4}
+    (llamacpp,) = parsed(find("llamacpp"), text_for("llamacpp", extras))
+    assert (llamacpp["spec_type"], llamacpp["spec_ngram_simple_size_m"]) == ("ngram-simple", "4")
+    assert llamacpp["spec_draft_hf"] is None
+
+
 def test_sglang_says_where_a_draft_model_cannot_run():
     text = text_for("sglang", Extras(spec_tokens=3, draft_model="x/small"), tensor_parallel=1, attention_dp=4)
     assert "# SGLang does not run a draft model of its own beside data-parallel attention" in text

@@ -40,7 +40,8 @@ class Launch:
 
     flags take a value and switches do not; both hold the options a launch may need. quantization maps a weight format to
     the option value with which the engine makes it from a bf16 checkpoint; kv_cache maps a cache format to its
-    option value, dtype the format of what is not quantised.
+    option value, dtype the format of what is not quantised. router starts what stands in front of workers that share
+    prompts and generation among them, "" where there is none.
     """
 
     template: tuple[str, ...]
@@ -51,6 +52,7 @@ class Launch:
     quantization: Mapping[str, str]
     kv_cache: Mapping[str, str]
     dtype: Mapping[str, str]
+    router: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -201,8 +203,8 @@ def _budget(row: Mapping[str, Any]) -> Budget:
 
 def _launch(table: Mapping[str, Any]) -> Launch:
     values: dict[str, Any] = _known(Launch, table)
-    for words in ("template", "flags", "switches"):
-        values[words] = tuple(values[words])
+    for words in ("template", "flags", "switches", "router"):
+        values[words] = tuple(values.get(words, ()))
     return Launch(**values)
 
 

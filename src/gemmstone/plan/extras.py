@@ -11,8 +11,9 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from gemmstone.plan.server import Request, Setting
+from gemmstone.plan.server import Extras, Request, Setting
 
+NGRAM = "ngram"  # as a draft model: the next tokens are looked up in what was written so far
 GIB = 2.0**30
 GB = 1e9
 LORA_RANKS = (
@@ -41,6 +42,11 @@ class Added:
 def added(request: Request) -> Added:
     """What the request's extras add to the command of its engine."""
     return EXTRAS[request.engine.name](request)
+
+
+def drafts_by_lookup(extras: Extras) -> bool:
+    """Whether drafts are looked up instead of written by a model."""
+    return extras.draft_model == NGRAM and not extras.mtp
 
 
 def _without(request: Request, **reasons: str) -> tuple[str, ...]:
@@ -75,7 +81,8 @@ def _vllm(request: Request) -> Added:
     extras = request.extras
     speculative = None
     if extras.spec_tokens and (extras.mtp or extras.draft_model):
-        who = {"method": "mtp"} if extras.mtp else {"model": extras.draft_model}
+        method = "mtp" if extras.mtp else NGRAM if drafts_by_lookup(extras) else ""
+        who = {"method": method} if method else {"model": extras.draft_model}
         speculative = json.dumps({**who, "num_speculative_tokens": extras.spec_tokens})
     # Offloaded weights are counted a device, the offloaded cache over all ranks of an engine.
     ranks = request.deployment.tensor_parallel * request.deployment.pipeline_parallel
@@ -126,11 +133,13 @@ def _sglang(request: Request) -> Added:
         algorithm = (
             "NEXTN" if extras.mtp else "EAGLE3" if "eagle3" in draft else "EAGLE" if "eagle" in draft else "STANDALONE"
         )
+        looked_up = drafts_by_lookup(extras)
+        algorithm = "NGRAM" if looked_up else algorithm
         settings |= {
             "speculative_algorithm": algorithm,
-            "draft_model": None if extras.mtp else extras.draft_model,
-            "spec_steps": extras.spec_tokens,
-            "spec_topk": 1,
+            "draft_model": None if extras.mtp or looked_up else extras.draft_model,
+            "spec_steps": None if looked_up else extras.spec_tokens,
+            "spec_topk": None if looked_up else 1,
             "spec_tokens": extras.spec_tokens + 1,  # counts the token that is sampled without a draft
         }
         if algorithm == "STANDALONE" and request.deployment.attention_dp > 1:
@@ -152,13 +161,12 @@ def _trtllm(request: Request) -> Added:
     cache: dict[str, Any] = {}
     if extras.spec_tokens and (extras.mtp or extras.draft_model):
         kind = "MTP" if extras.mtp else "Eagle3" if "eagle3" in extras.draft_model.lower() else "Draft_Target"
-        named = (
-            {"num_nextn_predict_layers": extras.spec_tokens}
-            if extras.mtp
-            else {"speculative_model": extras.draft_model}
-        )
+        kind = "NGram" if drafts_by_lookup(extras) else kind
+        named: dict[str, Any] = {"speculative_model": extras.draft_model}
+        if kind in ("MTP", "NGram"):
+            named = {"num_nextn_predict_layers": extras.spec_tokens} if extras.mtp else {}
         options["speculative_config"] = {"decoding_type": kind, "max_draft_len": extras.spec_tokens, **named}
-        if kind == "Draft_Target":
+        if kind in ("Draft_Target", "NGram"):
             options["disable_overlap_scheduler"] = True
     if extras.loras:
         options["lora_config"] = {"max_loras": extras.loras, "max_lora_rank": extras.lora_rank}
@@ -202,6 +210,13 @@ def _llamacpp(request: Request) -> Added:
             "draft_model": None if is_file or extras.mtp else extras.draft_model,
             "spec_tokens": extras.spec_tokens,
         }
+        if drafts_by_lookup(extras):
+            settings |= {
+                "speculative_type": "ngram-simple",
+                "draft_model": None,
+                "spec_tokens": None,
+                "ngram_tokens": extras.spec_tokens,
+            }
     by_layers = extras.gpu_layers is not None or extras.host_expert_layers > 0
     return Added(
         settings=settings,

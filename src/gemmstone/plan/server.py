@@ -37,7 +37,7 @@ Setting = Word | int | bool | None
 class Extras:
     """What a launch asks for beyond the deployment; nothing by default.
 
-    spec_tokens are drafted a step, by the model's own heads (mtp) or by draft_model. Bytes in host memory are of one device.
+    spec_tokens are drafted a step, by the model's own heads (mtp), by draft_model, or looked up ("ngram"). Bytes in host memory are of one device.
     gpu_layers and host_expert_layers say the same by layers, for engines that count them (llama.cpp): layers on the device,
     and layers whose experts are in host memory. loras adapters of rank up to lora_rank run at once. The two context-parallel
     degrees split prompts and the cache of decodes over devices. prefix_caching None: as the engine has it.
