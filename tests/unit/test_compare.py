@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
+import time
 from typing import Any
 
 import pytest
@@ -244,6 +245,16 @@ class TestHostile:
 
     def test_depth_that_is_allowed(self):
         assert compared(document(tree=deep(MOST_DEPTH)), document())["differences"][0]["tree"]["change_s"] == 5.0
+
+    def test_the_largest_trees_take_no_time_to_speak_of(self):
+        def wide(word: str) -> dict[str, Any]:
+            groups = [{**leaf(f"{word}{i}", 1.0), "parts": [leaf("same", 1.0)]} for i in range(MOST_NODES // 2 - 1)]
+            return document(tree={**leaf("steps", float(len(groups))), "parts": groups})
+
+        begin = time.process_time()
+        (found,) = compared(wide("a"), wide("b"))["differences"]
+        assert time.process_time() - begin < 10
+        assert len(found["terms"]) == 2 * (MOST_NODES // 2 - 1)
 
     def test_what_is_too_long_is_cut(self):
         found = subject(

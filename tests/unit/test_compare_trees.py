@@ -63,6 +63,22 @@ def test_how_often_something_is_repeated_is_no_other_thing():
     assert [(part.name, part.kind) for part in kept.parts] == [("layers x 1", "removed"), ("layers x 2", "changed")]
 
 
+def test_groups_of_other_names_are_paired_by_their_parts():
+    before = node("step", 3.0, node("layers x 12", 3.0, node("attention", 1.0), node("up", 2.0)))
+    after = node(
+        "step", 9.0,
+        node("dense layers x 3", 3.0, node("up", 3.0)),
+        node("moe layers x 48", 6.0, node("attention", 2.0), node("up", 0.5), node("experts", 3.5)),
+    )  # fmt: skip
+    found = compared(before, after)
+    assert [(part.name, part.kind) for part in found.parts] == [
+        ("layers x 12 -> moe layers x 48", "changed"), ("dense layers x 3", "added"),
+    ]  # fmt: skip
+    assert [leaf.change for leaf in found.parts[0].parts] == [1.0, -1.5, 3.5]
+    apart = compared(before, node("step", 3.0, node("other", 3.0, node("x", 1.0), node("y", 1.0), node("z", 1.0))))
+    assert [part.kind for part in apart.parts] == ["removed", "added"]
+
+
 def test_of_things_at_the_same_time_the_longest_is_charged():
     before = node("step", 3.0, node("device", 3.0, node("a", 1.0), node("b", 2.0)), node("host", 2.5, bound="host"))
     after = node("step", 2.5, node("device", 1.5, node("a", 0.5), node("b", 1.0)), node("host", 2.5, bound="host"))

@@ -20,6 +20,7 @@ from typing import Any, NamedTuple
 
 OVERLAPPING = 1.0 + 1e-6  # parts that add up to more than this many times their whole ran at the same time
 ROUNDING = 1e-12  # of a node: a rest below it is the rounding of sums
+MOST_PAIRS = 10_000  # of groups of other names: trees of more are not of one kind
 COUNTED = re.compile(r" x \d+$")  # "layers x 80": how many is not part of which
 
 Node = Mapping[str, Any]
@@ -124,7 +125,7 @@ def _rest(total: float, parts: Iterable[_Side], amount: str) -> float:
 def _aligned(left: list[_Side], right: list[_Side]) -> list[tuple[_Side, _Side]]:
     """Pairs of equal name in the order of the baseline, then what was added; of several namesakes the first meets the first.
 
-    Names that differ only in how often something is repeated are the same thing.
+    Names that differ only in how often something is repeated are the same thing; groups that are left pair by their parts.
     """
     partner: dict[int, int] = {}
     free = dict(enumerate(right))
@@ -137,8 +138,30 @@ def _aligned(left: list[_Side], right: list[_Side]) -> list[tuple[_Side, _Side]]
             if namesakes:
                 partner[i] = namesakes.pop(0)
                 del free[partner[i]]
+    for i, j in _alike({i: side for i, side in enumerate(left) if i not in partner}, free):
+        partner[i] = j
+        del free[j]
     pairs = [(side, right[partner[i]] if i in partner else NOWHERE) for i, side in enumerate(left)]
     return [*pairs, *((NOWHERE, side) for side in free.values())]
+
+
+def _alike(left: Mapping[int, _Side], right: Mapping[int, _Side]) -> list[tuple[int, int]]:
+    """Pairs of groups of different names that share at least half of the smaller one's parts, those that share most first."""
+    here = {i: names for i, side in left.items() if (names := _part_names(side))}
+    there = {j: names for j, side in right.items() if (names := _part_names(side))}
+    if len(here) * len(there) > MOST_PAIRS:
+        return []
+    shared = [(-len(here[i] & there[j]), i + j, i, j) for i in here for j in there]
+    pairs: dict[int, int] = {}
+    for common, _, i, j in sorted(shared):
+        enough = common and -2 * common >= min(len(here[i]), len(there[j]))
+        if enough and i not in pairs and j not in pairs.values():
+            pairs[i] = j
+    return list(pairs.items())
+
+
+def _part_names(side: _Side) -> set[str]:
+    return {_uncounted(str(part["name"])) for part in (side.node or {}).get("parts", ())}
 
 
 def _uncounted(name: str) -> str:

@@ -17,6 +17,7 @@ from gemmstone.report.terminal import printable
 NAME_CHARS, COLUMN_CHARS, OTHER_CHARS = 32, 10, 15  # of the table of answers: names, a metric, number and bounds
 FEWEST_COLUMNS = 3
 DETAILED = 3  # differences told term by term; of more, what changed most
+REASONED = 12  # differences told at all
 TOP_TERMS = 6
 MOST_INPUTS = 8
 MOST_MOVED = 4
@@ -34,11 +35,13 @@ def print_comparison(document: Mapping[str, Any], page: str | None) -> None:
     for entry in entries:
         if entry["error"] is not None:
             console.print(Text(f"{entry['number']} {entry['name']} has no answer: {entry['error']}", style="red"))
-    for difference in differences:
+    for difference in differences[:REASONED]:
         if len(differences) <= DETAILED:
             _print_difference(console, difference, first)
         else:
             _print_reasons(console, difference)
+    if len(differences) > REASONED:
+        console.print(f"the reasons of {len(differences) - REASONED} more: --report FILE or --json")
     for warning in [*document["warnings"], *_warnings(document)][:MOST_WARNINGS]:
         console.print(Text(f"note: {warning}", style="yellow"))
     if page:
@@ -126,9 +129,10 @@ def _print_reasons(console: Console, difference: Mapping[str, Any]) -> None:
     """One difference of many: what changed most in each step, and bounds that moved."""
     console.print(Text(f"{difference['number']} {difference['name']}", style="bold"))
     for step, terms in words.steps(difference):
-        change = step["change_s"]
-        total = words.signed(change, "s") if change else "no change"
-        console.print(f"  {step['name']} {total}: {words.main_terms(terms)}")
+        if any(term.change_s for term in terms):
+            console.print(f"  {step['name']} {words.signed(step['change_s'], 's')}: {words.main_terms(terms)}")
+        else:
+            console.print(f"  {step['name']}: the same in every term")
     for sentence in words.moved(difference["bounds"], terms=False):
         console.print(f"  {sentence}")
 

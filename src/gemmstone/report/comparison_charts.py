@@ -18,7 +18,7 @@ MARGIN = {"l": 64, "r": 16, "t": 30, "b": 56}
 COLOURS = (BLUE, ORANGE, GREEN, PURPLE, SKY, RED)
 TERMS = len(COLOURS)  # terms with a colour of their own; the others are one
 FALLS = 10  # terms of a waterfall; the others are one
-MOST_CHARS = 34
+MOST_CHARS = 24  # of a name beside a bar: a telephone has not many more
 MOST_BYTES_PARTS = 8
 
 

@@ -14,7 +14,7 @@ from gemmstone.report.quantities import hardware
 
 Document = Mapping[str, Any]
 MOST_EXPLAINED = 24  # differences with a section of their own
-MOST_LOUD = 3  # differences told in large letters
+MOST_SAID, MOST_LOUD = 8, 3  # differences told in a sentence at the top, and in large letters
 MOST_ROWS = 60
 MAIN_METRICS = ("ttft_s", "tpot_s", "output_tokens_per_s", "usd_per_million_output_tokens")
 METRICS_CAPTION = (
@@ -59,7 +59,9 @@ def headline(document: Document) -> Html:
     shared = dict.fromkeys(_subject(entry) for entry in entries if entry["error"] is None)
     title = f"{next(iter(shared))}: {len(entries)} answers" if len(shared) == 1 else f"{len(entries)} answers compared"
     loud = "answer" if len(document["differences"]) <= MOST_LOUD else None
-    said = [element("p", *_sentence(found), class_=loud) for found in document["differences"][:MOST_EXPLAINED]]
+    said = [element("p", *_sentence(found), class_=loud) for found in document["differences"][:MOST_SAID]]
+    if len(document["differences"]) > MOST_SAID:
+        said.append(element("p", f"And {len(document['differences']) - MOST_SAID} more, below.", class_="soft"))
     refused = [
         element(
             "p",
@@ -144,15 +146,21 @@ def _metric(name: str, entry: Document, changes: Document) -> Html | str:
 
 
 def inputs(document: Document) -> Html:
-    """The fields that differ, a column an answer."""
+    """The fields that differ with their values in every answer."""
     answered = [entry for entry in document["entries"] if entry["error"] is None]
     fields = dict.fromkeys(change["field"] for found in document["differences"] for change in found["inputs"])
     if not fields:
         return NOTHING
-    rows = [
-        [field, *(words.scalar(entry["inputs"].get(field)) for entry in answered)] for field in [*fields][:MOST_ROWS]
-    ]
-    headers = ("input", *(f"{entry['number']} {entry['name']}" for entry in answered))
+    names = [f"{entry['number']} {entry['name']}" for entry in answered]
+    shown = [*fields][:MOST_ROWS]
+    cells = [[words.scalar(entry["inputs"].get(field)) for entry in answered] for field in shown]
+    if len(shown) < len(names):  # the longer side goes down the page, which is narrow on paper
+        headers, rows = (
+            ["answer", *shown],
+            [[name, *row] for name, row in zip(names, zip(*cells, strict=True), strict=True)],
+        )
+    else:
+        headers, rows = ["input", *names], [[field, *row] for field, row in zip(shown, cells, strict=True)]
     return table(headers, rows, words=tuple(range(len(headers))), label="inputs that differ")
 
 
@@ -161,7 +169,8 @@ def _why(difference: Document, _: Document) -> Html:
     moved = words.moved(difference["bounds"])
     pieces: list[object] = [element("p", "; ".join(moved) + ".")] if moved else []
     for step, terms in words.steps(difference):
-        pieces += _step(step, terms)
+        if any(term.change_s for term in terms):
+            pieces += _step(step, terms)
     return join(pieces)
 
 
