@@ -30,7 +30,7 @@ from gemmstone.simulate.scenario import Scenario, check_workload, limited, load_
 
 if TYPE_CHECKING:
     from gemmstone.plan.break_even import ApiPrice
-    from gemmstone.plan.search import Question
+    from gemmstone.plan.question import Question
 
 __all__ = ["Choice", "Money", "Scenario", "Workload", "compare", "money", "plan", "predict", "predict_cases"]
 

@@ -10,7 +10,7 @@ import pytest
 
 from gemmstone.api import Workload, money, plan
 from gemmstone.plan.break_even import parse
-from gemmstone.plan.search import Question
+from gemmstone.plan.question import Question
 
 PRICE = parse("in=0.03,out=0.06")
 WORKLOAD = Workload(input_tokens=1000, output_tokens=1000)

@@ -17,7 +17,7 @@ from gemmstone import api
 from gemmstone.core import dtypes
 from gemmstone.core.deployment import Deployment
 from gemmstone.graph.memory import kv_bytes_per_token
-from gemmstone.plan.search import Question
+from gemmstone.plan.question import Question
 from gemmstone.simulate.efficiency import DEFINITIONS, compression
 from gemmstone.simulate.scenario import load_model
 

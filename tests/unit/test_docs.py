@@ -25,7 +25,7 @@ import yaml
 from gemmstone import api
 from gemmstone.catalog import calibration_files
 from gemmstone.cli.main import VERBS, app
-from gemmstone.plan.search import Question
+from gemmstone.plan.question import Question
 from gemmstone.simulate.metrics import METRICS
 
 ROOT = Path(__file__).resolve().parents[2]

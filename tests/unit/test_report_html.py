@@ -17,7 +17,7 @@ import pytest
 
 from gemmstone import api
 from gemmstone.core.errors import BadRequest
-from gemmstone.plan.search import Question
+from gemmstone.plan.question import Question
 from gemmstone.report import terms
 from gemmstone.report.figure import log_ticks
 from gemmstone.report.html import page, write_page

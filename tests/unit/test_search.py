@@ -13,7 +13,8 @@ from gemmstone.core.deployment import Workload
 from gemmstone.core.errors import BadRequest
 from gemmstone.plan import loads
 from gemmstone.plan.pareto import front
-from gemmstone.plan.search import OBJECTIVES, TARGETS, TIE, Found, Question, search
+from gemmstone.plan.question import OBJECTIVES, TARGETS, Question
+from gemmstone.plan.search import TIE, Found, search
 from gemmstone.simulate.metrics import answer
 
 WORK = Workload(input_tokens=1024, output_tokens=128)

@@ -58,7 +58,7 @@ def command(
     from gemmstone.cli.values import targets, words
     from gemmstone.core.errors import NoAnswer
     from gemmstone.plan.break_even import parse
-    from gemmstone.plan.search import Question
+    from gemmstone.plan.question import Question
 
     files = {kind: file for kind, file in (("kubernetes", kubernetes), ("compose", compose)) if file is not None}
     document = api.plan(

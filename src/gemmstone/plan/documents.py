@@ -10,8 +10,10 @@ from gemmstone.core import dtypes
 from gemmstone.core.hardware import Device
 from gemmstone.plan import launches, pareto
 from gemmstone.plan.break_even import ApiPrice, break_even
+from gemmstone.plan.candidate import Candidate, layout
+from gemmstone.plan.question import TARGETS, Question
 from gemmstone.plan.remedies import would_fit
-from gemmstone.plan.search import TARGETS, Candidate, Found, Question, layout
+from gemmstone.plan.search import Found
 from gemmstone.plan.sensitivity import sensitivity
 from gemmstone.predict.economics import Economics
 from gemmstone.simulate import detail as details

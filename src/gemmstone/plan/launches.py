@@ -9,7 +9,8 @@ from gemmstone.catalog import engine_files
 from gemmstone.core.errors import BadRequest, GemmstoneError
 from gemmstone.core.hardware import Device
 from gemmstone.plan import launch, manifests_compose, manifests_kubernetes
-from gemmstone.plan.search import Candidate, Question
+from gemmstone.plan.candidate import Candidate
+from gemmstone.plan.question import Question
 from gemmstone.plan.server import Request
 
 LAUNCHED = ("vllm", "sglang", "trtllm", "llamacpp")

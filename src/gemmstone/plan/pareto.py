@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from gemmstone.plan.search import Candidate
+from gemmstone.plan.candidate import Candidate
 
 
 class Point(NamedTuple):

@@ -11,7 +11,7 @@ from gemmstone.core.hardware import Cluster
 from gemmstone.core.model import Model
 from gemmstone.graph.memory import memory
 from gemmstone.plan.layouts import LAST_RESORT_WEIGHTS, NARROWER_WEIGHTS, choices, narrower
-from gemmstone.plan.search import Question
+from gemmstone.plan.question import Question
 from gemmstone.predict.deploy import Choice, resolve
 from gemmstone.simulate.scenario import Hardware, load_cluster, load_model
 from gemmstone.simulate.steady import lengths

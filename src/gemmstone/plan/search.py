@@ -3,88 +3,29 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from typing import NamedTuple
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from gemmstone.catalog import engine_files
-from gemmstone.catalog.engine_files import Engine
-from gemmstone.core import dtypes
-from gemmstone.core.deployment import Array, Deployment, Workload
+from gemmstone.core.deployment import Array, Deployment
 from gemmstone.core.errors import BadRequest, NoAnswer
-from gemmstone.core.hardware import Cluster, Device
-from gemmstone.core.model import Model
+from gemmstone.core.hardware import Device
 from gemmstone.plan import loads
+from gemmstone.plan.candidate import Candidate, Refusal, Setting, layout
 from gemmstone.plan.layouts import choices, last_resort
-from gemmstone.predict.deploy import Choice, resolve
-from gemmstone.predict.deploy import check as check_choice
+from gemmstone.plan.question import OBJECTIVES, REMEDIES, TARGETS, UNKNOWN, Question, check, common
+from gemmstone.predict.deploy import resolve
 from gemmstone.predict.economics import Economics
 from gemmstone.simulate.metrics import Answer, answer
-from gemmstone.simulate.scenario import MAX_LOAD, Hardware, Style, load_cluster, load_model, pricing
-from gemmstone.simulate.system import System, assemble
+from gemmstone.simulate.scenario import Hardware, Style, load_cluster, load_model, pricing
+from gemmstone.simulate.system import assemble
 
 MOST_CANDIDATES = 20_000
 MOST_REFINEMENTS = 6
 TIE = 0.005  # relative difference of the objective below which the simpler deployment wins
 SLACK = 0.01  # by which an objective between two loads may exceed what it is at the better one
-# objective -> (metric, whether more is better)
-OBJECTIVES: dict[str, tuple[str, bool]] = {
-    "throughput": ("output_tokens_per_s", True),
-    "cost": ("usd_per_million_output_tokens", False),
-    "energy": ("energy_j_per_output_token", False),
-    "latency": ("e2e_s", False),
-    "carbon": ("gco2_per_million_output_tokens", False),
-}
-# What an objective needs that a device's sources may not give: the reason of a rejection, and the way out.
-UNKNOWN = {"cost": "price not known", "energy": "power not known", "carbon": "power not known"}
-REMEDIES = {
-    "cost": "give --price",
-    "energy": "give --set power.tdp=...",
-    "carbon": "give --set power.tdp=...",
-}
-# SLO key -> metric it bounds; inter-token latency and time per output token have the same mean
-TARGETS = {"ttft": "ttft_s", "tpot": "tpot_s", "itl": "tpot_s", "e2e": "e2e_s"}
 AT_ANY_LOAD = " over its target at any load"
-
-
-@dataclass(frozen=True, kw_only=True)
-class Question:
-    """What a plan is asked for. Hardware, engines and formats are alternatives; an empty tuple of formats means "try"."""
-
-    model: str
-    hardware: tuple[str, ...]
-    engines: tuple[str, ...] = ("vllm",)
-    workload: Workload = Workload(input_tokens=1024, output_tokens=128)
-    slo: Mapping[str, float] = field(default_factory=dict)
-    rate: float | None = None
-    objective: str = "throughput"
-    weights: tuple[str, ...] = ()
-    kv_caches: tuple[str, ...] = ()
-    max_num_batched_tokens: int | None = None
-    gpu_memory_utilization: float | None = None
-    prefix_hit_frac: float = 0.0
-    top: int = 5
-    edits: tuple[str, ...] = ()
-    fidelity: str = "calibrated"
-
-
-class Candidate(NamedTuple):
-    """A deployment at the load that serves the objective best: index `point` of its answer."""
-
-    hardware: str
-    answer: Answer
-    loads: Array
-    point: int
-
-    def value(self, metric: str) -> float:
-        """A metric at the chosen load."""
-        return float(self.answer.metrics[metric].value[self.point])
-
-    @property
-    def system(self) -> System:
-        """The deployment with everything resolved."""
-        return self.answer.system
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -96,43 +37,6 @@ class Found:
     nearest: Candidate | None
     rejected: Mapping[str, tuple[int, str]]
     searched: int
-
-
-class Refusal(NamedTuple):
-    """Why a deployment is out: a reason that many share, and this one as the example."""
-
-    reason: str
-    example: str
-
-
-@dataclass(frozen=True, kw_only=True)
-class _Setting:
-    """One hardware choice under one engine: what its deployments share."""
-
-    hardware: Hardware
-    model: Model
-    cluster: Cluster
-    engine: Engine
-    style: Style
-    economics: Economics
-
-
-def check(question: Question) -> None:
-    """Raises BadRequest for a question that cannot be searched."""
-    if question.objective not in OBJECTIVES:
-        raise BadRequest(f"unknown objective {question.objective!r}: one of {', '.join(OBJECTIVES)}")
-    if not question.hardware or not question.engines:
-        raise BadRequest("name at least one hardware choice and one engine")
-    for name, bound in question.slo.items():
-        if name not in TARGETS:
-            raise BadRequest(f"unknown latency target {name!r}: one of {', '.join(TARGETS)}")
-        if not (np.isfinite(bound) and bound > 0):
-            raise BadRequest(f"the target {name} must be a positive time, not {bound:g} s")
-    if question.rate is not None and not 0 < question.rate <= MAX_LOAD:
-        raise BadRequest(f"the rate must be a positive number of requests/s up to {MAX_LOAD:g}, not {question.rate:g}")
-    for form in (*question.weights, *question.kv_caches):
-        dtypes.resolve(form)
-    check_choice(_common(question))
 
 
 def search(question: Question, economics: Callable[[Device], Economics]) -> Found:
@@ -182,14 +86,14 @@ def _explored(
     return priced, refused, searched
 
 
-def _settings(question: Question, economics: Callable[[Device], Economics]) -> Iterator[_Setting]:
+def _settings(question: Question, economics: Callable[[Device], Economics]) -> Iterator[Setting]:
     model = load_model(question.model)
     for spec in question.hardware:
         hardware = Hardware(spec, None, question.edits)
         cluster = load_cluster(hardware)
         for name in question.engines:
             engine = engine_files.find(name)
-            yield _Setting(
+            yield Setting(
                 hardware=hardware,
                 model=model,
                 cluster=cluster,
@@ -199,7 +103,7 @@ def _settings(question: Question, economics: Callable[[Device], Economics]) -> I
             )
 
 
-def _attempts(question: Question, setting: _Setting) -> Iterator[tuple[str, ...]]:
+def _attempts(question: Question, setting: Setting) -> Iterator[tuple[str, ...]]:
     """Sets of weight formats to try, the next one where nothing of the last fits. Empty: the usual ones."""
     yield question.weights
     narrowest = last_resort(setting.model, setting.cluster, setting.engine)
@@ -207,23 +111,14 @@ def _attempts(question: Question, setting: _Setting) -> Iterator[tuple[str, ...]
         yield narrowest
 
 
-def _common(question: Question) -> Choice:
-    """What all deployments of a question share."""
-    return Choice(
-        max_num_batched_tokens=question.max_num_batched_tokens,
-        gpu_memory_utilization=question.gpu_memory_utilization,
-        prefix_hit_frac=question.prefix_hit_frac,
-    )
-
-
 def _deployments(
-    question: Question, setting: _Setting, weights: tuple[str, ...]
+    question: Question, setting: Setting, weights: tuple[str, ...]
 ) -> tuple[list[Deployment], list[Refusal]]:
     """What may be priced, and what no engine or device can run."""
     model, cluster, engine, device = setting.model, setting.cluster, setting.engine, setting.cluster.device
     found: dict[Deployment, None] = {}
     refused = []
-    for choice in choices(model, cluster, engine, weights, question.kv_caches, _common(question)):
+    for choice in choices(model, cluster, engine, weights, question.kv_caches, common(question)):
         try:
             deployment = resolve(model, cluster, engine, choice)
         except BadRequest as error:
@@ -240,7 +135,7 @@ def _deployments(
     return list(found), refused
 
 
-def _price(question: Question, setting: _Setting, deployment: Deployment) -> Candidate | Refusal:
+def _price(question: Question, setting: Setting, deployment: Deployment) -> Candidate | Refusal:
     prices = pricing(setting.hardware, setting.style)
     try:
         made = assemble(setting.model, setting.cluster, setting.engine, deployment, pricing=prices)
@@ -367,17 +262,3 @@ def _counted(refused: Iterable[Refusal]) -> dict[str, tuple[int, str]]:
 
 def _name(candidate: Candidate) -> str:
     return f"{candidate.hardware} {candidate.system.engine.name} {layout(candidate.system.deployment)}"
-
-
-def layout(run: Deployment) -> str:
-    """A deployment in a few words: tp4.dp2 fp8 weights, bf16 cache."""
-    parts = [f"tp{run.tensor_parallel}"]
-    for label, degree in (
-        ("pp", run.pipeline_parallel),
-        ("dp", run.data_parallel),
-        ("ep", run.expert_parallel),
-        ("adp", run.attention_dp),
-    ):
-        if degree > 1:
-            parts.append(f"{label}{degree}")
-    return f"{'.'.join(parts)} {run.weights} weights, {run.kv_cache} cache"

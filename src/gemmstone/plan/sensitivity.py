@@ -19,7 +19,8 @@ from gemmstone.core.deployment import Array
 from gemmstone.core.errors import BadRequest
 from gemmstone.core.hardware import Device
 from gemmstone.plan import loads
-from gemmstone.plan.search import TARGETS, Candidate
+from gemmstone.plan.candidate import Candidate
+from gemmstone.plan.question import TARGETS
 from gemmstone.predict.economics import Economics
 from gemmstone.predict.pricing import Pricing
 from gemmstone.simulate.metrics import Answer, answer

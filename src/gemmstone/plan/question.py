@@ -1,0 +1,81 @@
+"""What a plan is asked for, checked."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from gemmstone.core import dtypes
+from gemmstone.core.deployment import Workload
+from gemmstone.core.errors import BadRequest
+from gemmstone.predict.deploy import Choice
+from gemmstone.predict.deploy import check as check_choice
+from gemmstone.simulate.scenario import MAX_LOAD
+
+# objective -> (metric, whether more is better)
+OBJECTIVES: dict[str, tuple[str, bool]] = {
+    "throughput": ("output_tokens_per_s", True),
+    "cost": ("usd_per_million_output_tokens", False),
+    "energy": ("energy_j_per_output_token", False),
+    "latency": ("e2e_s", False),
+    "carbon": ("gco2_per_million_output_tokens", False),
+}
+# What an objective needs that a device's sources may not give: the reason of a rejection, and the way out.
+UNKNOWN = {"cost": "price not known", "energy": "power not known", "carbon": "power not known"}
+REMEDIES = {
+    "cost": "give --price",
+    "energy": "give --set power.tdp=...",
+    "carbon": "give --set power.tdp=...",
+}
+# SLO key -> metric it bounds; inter-token latency and time per output token have the same mean
+TARGETS = {"ttft": "ttft_s", "tpot": "tpot_s", "itl": "tpot_s", "e2e": "e2e_s"}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Question:
+    """What a plan is asked for. Hardware, engines and formats are alternatives; an empty tuple of formats means "try"."""
+
+    model: str
+    hardware: tuple[str, ...]
+    engines: tuple[str, ...] = ("vllm",)
+    workload: Workload = Workload(input_tokens=1024, output_tokens=128)
+    slo: Mapping[str, float] = field(default_factory=dict)
+    rate: float | None = None
+    objective: str = "throughput"
+    weights: tuple[str, ...] = ()
+    kv_caches: tuple[str, ...] = ()
+    max_num_batched_tokens: int | None = None
+    gpu_memory_utilization: float | None = None
+    prefix_hit_frac: float = 0.0
+    top: int = 5
+    edits: tuple[str, ...] = ()
+    fidelity: str = "calibrated"
+
+
+def check(question: Question) -> None:
+    """Raises BadRequest for a question that cannot be searched."""
+    if question.objective not in OBJECTIVES:
+        raise BadRequest(f"unknown objective {question.objective!r}: one of {', '.join(OBJECTIVES)}")
+    if not question.hardware or not question.engines:
+        raise BadRequest("name at least one hardware choice and one engine")
+    for name, bound in question.slo.items():
+        if name not in TARGETS:
+            raise BadRequest(f"unknown latency target {name!r}: one of {', '.join(TARGETS)}")
+        if not (np.isfinite(bound) and bound > 0):
+            raise BadRequest(f"the target {name} must be a positive time, not {bound:g} s")
+    if question.rate is not None and not 0 < question.rate <= MAX_LOAD:
+        raise BadRequest(f"the rate must be a positive number of requests/s up to {MAX_LOAD:g}, not {question.rate:g}")
+    for form in (*question.weights, *question.kv_caches):
+        dtypes.resolve(form)
+    check_choice(common(question))
+
+
+def common(question: Question) -> Choice:
+    """What all deployments of a question share."""
+    return Choice(
+        max_num_batched_tokens=question.max_num_batched_tokens,
+        gpu_memory_utilization=question.gpu_memory_utilization,
+        prefix_hit_frac=question.prefix_hit_frac,
+    )
