@@ -4,13 +4,22 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Mapping
+from typing import Any
 
 import pytest
 
 from gemmstone.catalog.model_files import ModelFile, find, published
-from gemmstone.core.model import Experts
+from gemmstone.core.model import Experts, Model
 from gemmstone.graph.families import build_model
-from gemmstone.graph.parameters import count, kv_bytes_per_token
+from gemmstone.graph.parameters import (
+    count,
+    kv_bytes_per_token,
+    layer_parameters,
+    mtp_parameters,
+    state_bytes,
+    tower_parameters,
+)
 
 SHIPPED = list(published())
 MIXTURES = [file for file in SHIPPED if build_model(file).is_moe]
@@ -45,6 +54,20 @@ EXACT = {
     "openai-community/gpt2-xl": 1_557_611_200,
     "facebook/opt-1.3b": 1_315_758_080,
     "facebook/opt-6.7b": 6_658_473_984,
+    "openai/gpt-oss-20b": 20_914_757_184,
+    "openai/gpt-oss-120b": 116_829_156_672,
+    "meta-llama/Llama-4-Scout-17B-16E": 108_641_793_536,
+    "meta-llama/Llama-4-Maverick-17B-128E": 401_583_781_376,
+    "Qwen/Qwen3-Next-80B-A3B-Instruct": 81_324_862_720,
+    "google/gemma-3-4b-it": 4_300_079_472,
+    "google/gemma-3-12b-it": 12_187_325_040,
+    "google/gemma-3-27b-it": 27_432_406_640,
+    "nvidia/NVIDIA-Nemotron-Nano-9B-v2": 8_888_227_328,
+    "XiaomiMiMo/MiMo-7B-Base": 7_833_409_536,
+    "google-bert/bert-base-uncased": 109_482_240,
+    "google-bert/bert-large-uncased": 335_141_888,
+    "google/vit-base-patch16-224": 86_567_656,
+    "google/vit-large-patch16-224": 304_326_632,
     # 228,703,644,928 in the safetensors index of MiniMax-M2, of which 13,880,064 are scales of 128 x 128 blocks.
     "MiniMaxAI/MiniMax-M2.5": 228_703_644_928 - 13_880_064,
 }
@@ -56,20 +79,32 @@ def test_at_least_25_models_are_shipped_under_distinct_ids() -> None:
 
 @pytest.mark.parametrize("model_id", EXACT)
 def test_total_is_exact(model_id: str) -> None:
-    assert count(build_model(find(model_id))).total == EXACT[model_id]
+    file = find(model_id)
+    assert _published_total(build_model(file), file.published) == EXACT[model_id]
+
+
+def _published_total(model: Model, published: Mapping[str, Any]) -> int:
+    """The total as its publisher counts: checkpoints hold image encoders and prediction modules beside the model."""
+    beside = {"tower": tower_parameters(model), "mtp": mtp_parameters(model)}
+    return count(model).total + sum(beside[part] for part in published.get("total_with", ()))
 
 
 @pytest.mark.parametrize("file", SHIPPED, ids=lambda file: file.name)
 def test_total_is_within_half_a_percent_of_the_published_one(file: ModelFile) -> None:
-    assert count(build_model(file)).total == pytest.approx(file.published["total"], rel=0.005)
+    model = build_model(file)
+    assert _published_total(model, file.published) == pytest.approx(file.published["total"], rel=0.005)
 
 
 @pytest.mark.parametrize("file", MIXTURES, ids=lambda file: file.name)
 def test_active_rounds_or_truncates_to_the_published_figure(file: ModelFile) -> None:
     """Active counts are published in two or three digits, some rounded (12.9B of 12.88), some cut (3.3B of 3.35)."""
     figure = file.published["active"]
-    derived = count(build_model(file))
-    active = derived.active - (derived.embedding if file.published.get("active_without") == "embedding" else 0)
+    model = build_model(file)
+    derived = count(model)
+    left_out = {"": 0, "embedding": 1, "tables": 1 if model.tied_embeddings else 2}[
+        file.published.get("active_without", "")
+    ]
+    active = derived.active - left_out * derived.embedding
     unit = 10 ** (len(str(figure)) - len(str(figure).rstrip("0")))
     within = abs(active / figure - 1) <= 0.005
     assert within or figure // unit in (math.floor(active / unit), round(active / unit)), (
@@ -79,14 +114,25 @@ def test_active_rounds_or_truncates_to_the_published_figure(file: ModelFile) -> 
 
 @pytest.mark.parametrize("file", MIXTURES, ids=lambda file: file.name)
 def test_active_is_total_less_the_experts_a_token_skips(file: ModelFile) -> None:
-    """The same count taken from the config's own words: layers with experts x skipped experts x three matrices."""
-    config = file.config
-    experts = config.get("num_local_experts") or config.get("num_experts") or config["n_routed_experts"]
-    width = config.get("moe_intermediate_size") or config["intermediate_size"]
-    routed_layers = config["num_hidden_layers"] - config.get("first_k_dense_replace", 0)
-    skipped = routed_layers * (experts - config["num_experts_per_tok"]) * 3 * config["hidden_size"] * width
+    """The same count taken from the config's own words: layers with experts x skipped experts x their matrices."""
+    outer = file.config
+    config = outer.get("text_config", outer)
+    experts = _first(config, "num_local_experts", "num_experts", "n_routed_experts", "moe_num_primary_experts")
+    chosen = _first(config, "num_experts_per_tok", "moe_num_active_primary_experts")
+    width = _first(config, "moe_intermediate_size", "moe_ffn_hidden_size", "intermediate_size")
+    layers, matrices = config["num_hidden_layers"], 3
+    routed_layers = (layers - config.get("first_k_dense_replace", 0)) // config.get("interleave_moe_layer_step", 1)
+    if "hybrid_override_pattern" in config:
+        routed_layers, matrices = config["hybrid_override_pattern"].count("E"), 2
+    skipped = routed_layers * (experts - chosen) * matrices * config["hidden_size"] * width
+    if config.get("model_type") == "gpt_oss":  # its experts have biases
+        skipped += routed_layers * (experts - chosen) * (2 * width + config["hidden_size"])
     derived = count(build_model(file))
     assert derived.active == derived.total - skipped
+
+
+def _first(config: Mapping[str, Any], *keys: str) -> int:
+    return next(int(config[key]) for key in keys if config.get(key))
 
 
 @pytest.mark.parametrize(
@@ -139,3 +185,53 @@ def test_every_shipped_file_says_where_its_facts_come_from(file: ModelFile) -> N
         assert file.published["active_source"]
     else:
         assert file.published["active"] == file.published["total"]
+
+
+@pytest.mark.parametrize(
+    ("model_id", "expected"),
+    [
+        # 36 layers of 32 value heads x 128 x 128 in fp32 and 3 x (2 x 16 + 32) x 128 inputs of the convolution in bf16
+        ("Qwen/Qwen3-Next-80B-A3B-Instruct", 36 * (32 * 128 * 128 * 4 + 3 * 8192 * 2)),
+        ("Qwen/Qwen3.5-397B-A17B", 45 * (64 * 128 * 128 * 4 + 3 * 12288 * 2)),
+        # 27 layers of 128 heads x 80 x 128 in fp32 and 3 x (10,240 + 2 x 8 x 128) in bf16
+        ("nvidia/NVIDIA-Nemotron-Nano-9B-v2", 27 * (128 * 80 * 128 * 4 + 3 * 12288 * 2)),
+        ("state-spaces/mamba2-2.7b", 64 * (80 * 64 * 128 * 4 + 3 * 5376 * 2)),
+        # a matrix of 64 x 64 a head in fp32, the last token before time and channel mixing in bf16
+        ("RWKV/RWKV7-Goose-World3-1.5B-HF", 24 * (32 * 64 * 64 * 4 + 2 * 2048 * 2)),
+        # one vector of the hidden size a layer (2406.02528)
+        ("ridger/MMfreeLM-2.7B", 32 * 2560 * 2),
+        ("meta-llama/Llama-3.1-8B", 0),
+    ],
+)
+def test_states_are_exact(model_id: str, expected: int) -> None:
+    assert state_bytes(build_model(find(model_id))) == expected
+
+
+def test_sparse_attention_caches_an_index_key_beside_the_latent() -> None:
+    """61 layers x (576 values in bf16, 128 in fp8 and a scale of fp32); with an fp8 latent 708 bytes a token and layer."""
+    model = build_model(find("deepseek-ai/DeepSeek-V3.2-Exp"))
+    assert kv_bytes_per_token(model, 2.0) == 61 * (576 * 2 + 128 + 4)
+    assert kv_bytes_per_token(model, 1.0) == 61 * 708
+
+
+@pytest.mark.parametrize(
+    ("model_id", "module"),
+    [
+        # 11.5B parameters of its own (https://github.com/deepseek-ai/DeepSeek-V3/blob/main/README_WEIGHTS.md, which cuts)
+        ("deepseek-ai/DeepSeek-V3", 11_610_068_224),
+        ("XiaomiMiMo/MiMo-7B-Base", 7_833_409_536 - 7_622_619_136),
+        ("moonshotai/Kimi-K2.5", 0),
+    ],
+)
+def test_prediction_modules_are_counted_apart(model_id: str, module: int) -> None:
+    model = build_model(find(model_id))
+    assert mtp_parameters(model) == module
+    hidden = model.hidden_size
+    joins = len(model.mtp_layers) * (2 * hidden**2 + 3 * hidden)
+    assert mtp_parameters(model) - joins == sum(layer_parameters(layer, hidden) for layer in model.mtp_layers)
+
+
+@pytest.mark.parametrize(("name", "said"), [("370M", 370e6), ("1.3B", 1.3e9), ("2.7B", 2.7e9)])
+def test_matmul_free_models_are_as_large_as_their_authors_say(name: str, said: float) -> None:
+    """2406.02528 rounds; its 1.3B has 1.36B parameters with both token tables."""
+    assert count(build_model(find(f"ridger/MMfreeLM-{name}"))).total == pytest.approx(said, rel=0.05)
