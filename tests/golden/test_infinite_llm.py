@@ -1,0 +1,100 @@
+"""Infinite-LLM (arXiv:2401.02669): a cache over the memory of a cluster of 32 A100 with 80 GB, Llama-13B.
+
+A token takes 819,200 bytes; the longest context it reports is 1,900K tokens.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from gemmstone.core.deployment import Deployment, Step
+from gemmstone.graph import techniques
+from gemmstone.graph.memory import kv_bytes_per_token
+from gemmstone.graph.techniques.distributed_kv import DistributedKv
+from gemmstone.predict.deploy import Choice
+from gemmstone.simulate.scenario import Scenario, load_model, system
+
+LONGEST = 1_900_000
+
+
+def test_bytes_of_a_token_and_of_the_longest_context() -> None:
+    token_bytes = kv_bytes_per_token(load_model("llama-13b"), Deployment(engine="generic"))
+    assert token_bytes == 819_200
+    assert LONGEST * token_bytes == pytest.approx(1.56e12, abs=0.005e12)
+    assert LONGEST * token_bytes < 32 * 80e9 == 2.56e12
+
+
+def test_the_longest_context_fits_the_cluster_and_no_instance() -> None:
+    def holds(*extras: object) -> bool:
+        choice = Choice(tensor_parallel=4, data_parallel=8, techniques=extras)
+        made = system(
+            Scenario(
+                model="llama-13b",
+                hardware="a100-sxm-80gb",
+                num_devices=32,
+                engine="vllm",
+                choice=choice,
+                fidelity="limit",
+            )
+        )
+        return made.memory.holds(LONGEST)
+
+    assert not holds()
+    assert not holds(DistributedKv(instances=4))
+    assert holds(DistributedKv(instances=8))
+
+
+@pytest.mark.parametrize("context", [1000.0, 1_000_000.0])
+def test_a_query_travels_instead_of_the_cache(context: float) -> None:
+    """O(d) bytes a query, whatever the length s of its cache; the cache would be s d."""
+    model = load_model("llama-13b")
+    run = Deployment(engine="vllm", data_parallel=2, techniques=(DistributedKv(instances=2),))
+    groups = techniques.built(model, run, Step(decode_seqs=1.0, decode_context=context))
+    layer = {op.name: op for group in groups if group.name == "layers" for op in group.ops}
+    heads, head_dim = 40, 128
+    moved = float(layer["partial_outputs"].wire_bytes)
+    assert moved == heads * (2 * head_dim * 2 + 2 * 4)  # query there, output, largest score and sum back
+    cache_bytes = context / 2 * 2 * heads * head_dim * 2  # of the half that is elsewhere
+    assert cache_bytes / moved == pytest.approx(context * head_dim * 2 / (4 * head_dim + 8), rel=1e-12)
+
+
+def test_what_an_instance_reads_and_computes_does_not_change() -> None:
+    """Half of twice as many sequences: the same cache and products, and the queries and outputs of the others besides."""
+    model, step = load_model("llama-13b"), Step(decode_seqs=4.0, decode_context=100_000.0)
+    run = Deployment(engine="vllm", data_parallel=2)
+    plain, spread = (
+        next(
+            op
+            for group in techniques.built(model, replace(run, techniques=extras), step)
+            for op in group.ops
+            if op.name == "decode_attention"
+        )
+        for extras in ((), (DistributedKv(instances=2),))
+    )
+    assert spread.flop == plain.flop
+    vectors = 4 * 40 * 128 * 2
+    assert float(spread.read_bytes - plain.read_bytes) == pytest.approx(vectors, rel=1e-9)
+    assert float(spread.write_bytes - plain.write_bytes) == pytest.approx(vectors, rel=1e-9)
+
+
+@pytest.mark.parametrize("cuts", [[1], [500, 501], [100, 300, 900], list(range(1, 1000))])
+def test_partial_results_merge_to_full_attention(cuts: list[int]) -> None:
+    """The formulas of graph.techniques.partial, for any cut of the cache."""
+    rng = np.random.default_rng(7)
+    query, keys, values = rng.normal(size=64), rng.normal(size=(1000, 64)), rng.normal(size=(1000, 64))
+    scores = 3.0 * (keys @ query) / 8.0
+
+    def attend(part: slice) -> tuple[np.ndarray, float, float]:
+        largest = float(scores[part].max())
+        weights = np.exp(scores[part] - largest)
+        return weights @ values[part] / weights.sum(), largest, float(weights.sum())
+
+    edges = [0, *cuts, 1000]
+    parts = [attend(slice(start, stop)) for start, stop in zip(edges, edges[1:], strict=False)]
+    largest = max(m for _, m, _ in parts)
+    weights = np.array([total * np.exp(m - largest) for _, m, total in parts])
+    merged = sum(weight * output for weight, (output, _, _) in zip(weights, parts, strict=True)) / weights.sum()
+    assert np.abs(merged - attend(slice(0, 1000))[0]).max() < 1e-6
