@@ -114,7 +114,7 @@ def test_exit_codes() -> None:
     ("name", "canonical"),
     [
         ("bfloat16", "bf16"), (" FP8 ", "fp8"), ("e4m3", "fp8"), ("fp4", "nvfp4"), ("awq", "int4"), ("gptq", "int4"),
-        ("w4a16", "int4"), ("w8a8", "fp8"), ("W8A16", "int8"), ("w16a16", "bf16"), ("q4_k_m", "q4_k_m"),
+        ("w4a16", "int4"), ("w8a8", "fp8"), ("W8A16", "int8"), ("w2a8", "int2"), ("w16a16", "bf16"), ("q4_k_m", "q4_k_m"),
     ],
 )  # fmt: skip
 def test_number_formats_have_many_names(name: str, canonical: str) -> None:
@@ -139,6 +139,7 @@ def test_every_name_of_a_format_leads_to_a_size() -> None:
         ("bf16", 16),
         ("nvfp4", 4.5),  # a byte of scale for 16 values
         ("mxfp4", 4.25),  # a byte of scale for 32 values
+        ("int2", 2.25),  # one fp16 scale for 64 values
         ("int4", 4.15625),  # 2.5 bytes of scale and zero for 128 values
         ("q8_0", 8.5),  # ggml's block_q8_0: 2 bytes of scale and 32 of values
         ("q4_0", 4.5),  # ggml's block_q4_0: 2 bytes of scale and 16 of values for 32

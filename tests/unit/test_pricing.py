@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -135,3 +137,35 @@ def test_a_host_link_is_no_network() -> None:
             for fidelity in ("limit", "calibrated")
         ]
         assert 0 < times[0] <= times[1]
+
+
+def test_the_bound_of_an_exchange_of_tokens_counts_the_ranks_that_want_them() -> None:
+    """Each of 64 ranks holds 2 MB; with 8 experts drawn at random a token is for 63 (1 - (63/64)^8) = 7.46 others, not 63."""
+    cluster = device_files.cluster("72xgb200")
+    limit = Pricing(cluster=cluster, engine="generic", fidelity="limit")
+    link = 900e9
+    gathered = collective.all_gather("g", message_bytes=64 * 2e6, ranks=64)
+    wanted = collective.all_gather("g", message_bytes=64 * 2e6, ranks=64, wanted=8.0)
+    assert float(np.max(limit.price(gathered).time_s)) == pytest.approx(63 * 2e6 / link)
+    assert float(np.max(limit.price(wanted).time_s)) == pytest.approx(7.459 * 2e6 / link, rel=1e-3)
+    calibrated = Pricing(cluster=cluster, engine="generic")
+    assert float(np.max(calibrated.price(wanted).time_s)) == float(np.max(calibrated.price(gathered).time_s))
+
+
+def test_between_nodes_a_token_travels_once_to_each_node_that_wants_it() -> None:
+    """Four nodes, two experts: 3 (1 - (3/4)^2) = 1.3125 other nodes want a token."""
+    limit = Pricing(cluster=device_files.cluster("32xh100-sxm"), engine="generic", fidelity="limit")
+    wanted = collective.all_gather("g", message_bytes=32 * 2e6, ranks=32, wanted=2.0)
+    assert float(np.max(limit.price(wanted).time_s)) == pytest.approx(1.3125 * 2e6 / 50e9)
+
+
+def test_an_engine_near_memory_is_asked_only_where_there_is_one() -> None:
+    device = device_files.find("duplex")
+    op = attention.decode("a", batch=32, context=4096, heads=32, kv_heads=8, head_dim=128)
+    cluster = Cluster(device=device, num_devices=1, devices_per_node=1)
+    near = Pricing(cluster=cluster, engine="generic").price(op)
+    assert near.source == "assumed"
+    plain = Pricing(cluster=replace(cluster, device=replace(device, near_memory=None)), engine="generic").price(op)
+    assert plain.source != "assumed"
+    assert near.error_frac > plain.error_frac
+    assert float(np.max(near.time_s)) < float(np.max(plain.time_s))

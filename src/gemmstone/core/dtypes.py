@@ -2,7 +2,9 @@
 
 Sizes are bytes per element, scales of block formats included: fp8-block one fp32 scale per 128 elements of a 128 x 128
 weight tile (negligible), mxfp4 one byte per 32, nvfp4 one byte per 16, int4 (AWQ and GPTQ with groups of 128) one fp16
-scale and one 4-bit zero per group. GGUF sizes are bits per weight of the k-quant layouts in ggml's block structs.
+scale and one 4-bit zero per group, int2 (AccLLM, arXiv:2505.03745, groups of 64) one fp16 scale per group, ternary (BitNet,
+MatMul-free LM) two bits a weight as its kernels pack it. GGUF sizes are bits per weight of the k-quant layouts in ggml's
+block structs.
 """
 
 from __future__ import annotations
@@ -23,6 +25,7 @@ BYTES: dict[str, float] = {
     "mxfp4": 0.5 + 1.0 / 32,
     "nvfp4": 0.5 + 1.0 / 16,
     "int4": 0.5 + 2.5 / 128,
+    "int2": 0.25 + 2.0 / 64,
     "ternary": 0.25,
     "q8_0": 34.0 / 32,
     "q6_k": 210.0 / 256,
@@ -51,6 +54,7 @@ ALIASES = {
     "gptq": "int4",
     "int4_wo": "int4",
     "int8_wo": "int8",
+    "1.58bit": "ternary",
 }
 # The format whose arithmetic unit computes a format, widest fallback last. A device without the first uses the next one
 # and the weights are then unpacked on the way in ("weight-only").
@@ -67,7 +71,16 @@ COMPUTED_IN: dict[str, tuple[str, ...]] = {
 }
 GGUF = frozenset(name for name in BYTES if name.startswith(("q", "iq")))
 # Weight format of each wNaM; which 8 or 4 bits the products take depends on the device (predict.formats).
-_OF_WIDTHS = {(16, 16): "bf16", (8, 16): "int8", (8, 8): "fp8", (4, 16): "int4", (4, 8): "int4", (4, 4): "nvfp4"}
+_OF_WIDTHS = {
+    (16, 16): "bf16",
+    (8, 16): "int8",
+    (8, 8): "fp8",
+    (4, 16): "int4",
+    (4, 8): "int4",
+    (4, 4): "nvfp4",
+    (2, 16): "int2",
+    (2, 8): "int2",
+}
 _WIDTHS = re.compile(r"w(\d{1,2})a(\d{1,2})", re.ASCII)
 WEIGHT_ONLY = ("bf16", "fp16", "fp32")
 

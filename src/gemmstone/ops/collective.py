@@ -11,14 +11,17 @@ def all_reduce(name: str, *, message_bytes: Numbers, ranks: int, count: float = 
     return _collective(name, "all_reduce", message_bytes, 2.0 * (ranks - 1) / ranks, ranks, count)
 
 
-def all_gather(name: str, *, message_bytes: Numbers, ranks: int, count: float = 1.0) -> Op:
-    """Every rank ends with the whole message of which it held 1/n: (n - 1) / n of the whole passes each rank."""
-    return _collective(name, "all_gather", message_bytes, (ranks - 1) / ranks, ranks, count)
+def all_gather(name: str, *, message_bytes: Numbers, ranks: int, count: float = 1.0, wanted: float = 0.0) -> Op:
+    """Every rank ends with the whole message of which it held 1/n: (n - 1) / n of the whole passes each rank.
+
+    `wanted`: how many choices of a rank each part stands for, as a token's experts: what no algorithm can save.
+    """
+    return _collective(name, "all_gather", message_bytes, (ranks - 1) / ranks, ranks, count, wanted)
 
 
-def reduce_scatter(name: str, *, message_bytes: Numbers, ranks: int, count: float = 1.0) -> Op:
-    """Every rank ends with its 1/n of the sum: (n - 1) / n of the whole passes each rank."""
-    return _collective(name, "reduce_scatter", message_bytes, (ranks - 1) / ranks, ranks, count)
+def reduce_scatter(name: str, *, message_bytes: Numbers, ranks: int, count: float = 1.0, wanted: float = 0.0) -> Op:
+    """Every rank ends with its 1/n of the sum: (n - 1) / n of the whole passes each rank. `wanted`: as for all_gather."""
+    return _collective(name, "reduce_scatter", message_bytes, (ranks - 1) / ranks, ranks, count, wanted)
 
 
 def all_to_all(name: str, *, message_bytes: Numbers, ranks: int, count: float = 1.0) -> Op:
@@ -38,7 +41,9 @@ def _collective(
     share: float,
     ranks: int,
     count: float,
+    wanted: float = 0.0,
 ) -> Op:
+    shape = {"message_bytes": message_bytes, "ranks": float(ranks)}
     return Op(
         name=name,
         kind=kind,
@@ -46,5 +51,5 @@ def _collective(
         read_bytes=message_bytes,
         write_bytes=message_bytes,
         count=count,
-        shape={"message_bytes": message_bytes, "ranks": float(ranks)},
+        shape={**shape, "wanted": wanted} if wanted else shape,
     )

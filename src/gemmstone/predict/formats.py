@@ -11,6 +11,7 @@ from gemmstone.core.model import Model, Quantization
 NARROW = 0.75  # bytes per element below which a checkpoint leaves attention in a wider format
 EIGHT_BITS = ("fp8", "int8")
 FOUR_BITS = ("int4", "nvfp4", "mxfp4")
+NARROWER = ("int2", "ternary")
 # The format of the products of quantised weights, where it is not the model's own.
 PRODUCTS = {"fp8": "fp8", "fp8-block": "fp8", "int8": "int8", "nvfp4": "nvfp4", "mxfp4": "mxfp4"}
 _SAME_UNIT = {"nvfp4": ("fp4",), "mxfp4": ("fp4", "nvfp4")}
@@ -101,13 +102,14 @@ def _checkpoints_own(name: str, checkpoint: Quantization | None) -> str:
 def _of_widths(widths: tuple[int, int], device: Device, engine: Engine, wide: str) -> tuple[str, str]:
     """The formats that `wNaM` stands for on this device: floating point before integers."""
     weights, activations = widths
-    stored = {16: wide, 8: "int8", 4: "int4"}[weights]
+    stored = {16: wide, 8: "int8", 4: "int4", 2: "int2"}[weights]
     if activations == 16:
         return stored, wide
     # w4a8 keeps integers of 4 bits; elsewhere weights and activations share their format.
     pairs = {
         (8, 8): [(name, name) for name in EIGHT_BITS],
         (4, 8): [("int4", name) for name in EIGHT_BITS],
+        (2, 8): [("int2", name) for name in EIGHT_BITS],
         (4, 4): [(name, name) for name in ("nvfp4", "mxfp4")],
     }[widths]
     for stored, products in pairs:
@@ -141,7 +143,7 @@ def _asked_products(asked: str, weights: str, device: Device) -> str:
     name = _sixteen_bits(PRODUCTS.get(name, name), device)
     if dtypes.widths(asked) or not _computes(device, name):
         raise BadRequest(f"{device.slug} does not compute in {asked.strip()[:80]}: it computes in {_peaks(device)}")
-    mixed = (weights in FOUR_BITS and name in EIGHT_BITS) or (weights in dtypes.GGUF and name == "int8")
+    mixed = (weights in (*FOUR_BITS, *NARROWER) and name in EIGHT_BITS) or (weights in dtypes.GGUF and name == "int8")
     if dtypes.size(name) < 2 and name != PRODUCTS.get(weights) and not mixed:
         raise BadRequest(
             f"no engine multiplies {weights} weights by {name} activations: leave --activations out or give --weights {name}"

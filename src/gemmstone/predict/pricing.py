@@ -29,6 +29,7 @@ from gemmstone.predict.power import dynamic_energy_j
 # Added to the relative error for each factor e that a shape lies beyond the measured ones. Judgement: the forms grow with the
 # work as they should, and what a kernel changes on the way (tiles, splits) is what the error inside the range is made of.
 EXTRAPOLATION_ERROR = 0.1
+NEAR_MEMORY_ERROR = 0.35  # as for a device of another vendor (predict.borrowing): no such engine was ever measured
 COLLECTIVES = ("all_reduce", "all_gather", "reduce_scatter", "all_to_all", "send_recv")
 
 
@@ -50,6 +51,13 @@ class Pricing:
             timed, source, error = self._roofline(op), "analytic", 0.0
         else:
             timed, source, error = self._calibrated(op)
+        near = self._near_memory(op)
+        if near is not None:
+            if self.fidelity != "limit":
+                least_s = np.maximum(self._roofline(op).time_s, np.finfo(float).tiny)
+                near = KernelTime(*(part * np.maximum(timed.time_s / least_s, 1.0) for part in near))
+                source, error = "assumed", error + NEAR_MEMORY_ERROR
+            timed = _faster(timed, near)
         active = np.asarray(op.write_bytes, dtype=float) > 0
         time_s = np.where(active, timed.time_s, 0.0) * op.count
         limits = {
@@ -112,9 +120,15 @@ class Pricing:
         rates = self.rates(op)
         if op.kind in COLLECTIVES:
             sent = traffic(op, rates)
-            network_s = sent.wire / rates.link_bytes_per_s
+            wire, outside = sent.wire, sent.outside
+            if "wanted" in op.shape:  # tokens sent to the ranks of their experts alone, and once to each node
+                own = np.asarray(op.shape["message_bytes"], dtype=float) / op.shape["ranks"]
+                share = [1.0 - (1.0 - 1.0 / n) ** op.shape["wanted"] for n in (op.shape["ranks"], sent.nodes)]
+                wire = np.minimum(wire, own * (sent.inner - 1.0) * share[0])
+                outside = np.minimum(outside, own * (sent.nodes - 1.0) * share[1])
+            network_s = wire / rates.link_bytes_per_s
             if rates.outer_bytes_per_s:
-                network_s = np.maximum(network_s, sent.outside / rates.outer_bytes_per_s)
+                network_s = np.maximum(network_s, outside / rates.outer_bytes_per_s)
             return KernelTime(network_s, network_s=network_s)
         flop_per_s, moved = rates.flop_per_s, np.asarray(op.bytes, dtype=float)
         if "attention" in op.kind or "latent" in op.kind:  # kernels with a narrow cache may compute in its format
@@ -123,6 +137,22 @@ class Pricing:
             moved = np.maximum(moved - self.cluster.device.on_chip_bytes, 0.0)
         compute_s = np.asarray(op.flop, dtype=float) / flop_per_s
         memory_s = moved / rates.bytes_per_s
+        return KernelTime(np.maximum(compute_s, memory_s), compute_s, memory_s)
+
+    def _near_memory(self, op: Op) -> KernelTime | None:
+        """The same work on the engine in the memory at its own rates, where the device has one that computes in this format.
+
+        Each operation goes to the faster of the two engines, as in Duplex (arXiv:2409.01141). Beyond the physical bound the
+        engine is taken to reach the same share of its rates as the main one.
+        """
+        near = self.cluster.device.near_memory
+        if near is None or op.kind in COLLECTIVES or op.tier != "device":
+            return None
+        formats = [name for name in dtypes.compute_formats(op.dtype) if name in near.peak_flop_per_s]
+        if not formats:
+            return None
+        compute_s = np.asarray(op.flop, dtype=float) / near.peak_flop_per_s[formats[0]]
+        memory_s = np.asarray(op.bytes, dtype=float) / near.bandwidth_bytes_per_s
         return KernelTime(np.maximum(compute_s, memory_s), compute_s, memory_s)
 
     def _calibrated(self, op: Op) -> tuple[KernelTime, str, float]:

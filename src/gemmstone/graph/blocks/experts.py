@@ -23,8 +23,9 @@ def _ops(block: Experts, place: Place) -> Iterator[Op]:
         "route", read_elements=2.0 * tokens * block.num_experts, write_elements=2.0 * tokens * block.experts_per_token
     )
     message = place.stage_tokens * place.hidden * ACTIVATION_BYTES
+    wanted = float(block.experts_per_token)
     if run.attention_dp > 1:
-        yield collective.all_gather("expert_dispatch", message_bytes=message, ranks=ranks)
+        yield collective.all_gather("expert_dispatch", message_bytes=message, ranks=ranks, wanted=wanted)
     yield moe.grouped_gemm(
         "experts",
         tokens=place.stage_tokens,
@@ -44,7 +45,7 @@ def _ops(block: Experts, place: Place) -> Iterator[Op]:
         width = block.shared_intermediate_size / run.tensor_parallel
         yield from mlp_matrices(width, block.gated, place, prefix="shared_")
     if run.attention_dp > 1:
-        yield collective.reduce_scatter("expert_combine", message_bytes=message, ranks=ranks)
+        yield collective.reduce_scatter("expert_combine", message_bytes=message, ranks=ranks, wanted=wanted)
     elif ranks > 1 and place.reduced:
         yield collective.all_reduce("expert_all_reduce", message_bytes=message, ranks=ranks)
 

@@ -1,0 +1,48 @@
+"""Checks on tables of measurements before anything is fitted to them: columns that were computed, rows that cannot be.
+
+A column that is another one plus or times a constant in every row was derived, not measured, and says nothing of its own.
+A decode rate whose weights would have crossed the memory faster than the memory can is no measurement of that machine.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from itertools import permutations
+
+MIN_ROWS = 5  # of both columns, below which a pattern may be chance
+ROUNDING = 0.011  # of numbers with two decimals: half a unit on either side of a difference
+
+
+def derived_columns(rows: Sequence[Mapping[str, float | None]]) -> list[str]:
+    """What columns are of others in every row that has both, as "max_ram = size + 2.5" or "capped = time * 1.3"."""
+    names = sorted({name for row in rows for name, value in row.items() if isinstance(value, int | float)})
+    found = []
+    for derived, base in permutations(names, 2):
+        pairs = [(row[derived], row[base]) for row in rows if _both(row, derived, base)]
+        if len(pairs) < MIN_ROWS or len({b for _, b in pairs}) < MIN_ROWS:
+            continue
+        differences = [a - b for a, b in pairs]  # type: ignore[operator]
+        ratios = [a / b for a, b in pairs if b]  # type: ignore[operator]
+        middle = sorted(differences)[len(differences) // 2]
+        if max(differences) - min(differences) <= 2 * ROUNDING and middle > ROUNDING:
+            found.append(f"{derived} = {base} + {middle:.3g}")
+        elif len(ratios) == len(pairs) and max(ratios) - min(ratios) <= 1e-3 * min(map(abs, ratios)) and ratios[0] > 1:
+            found.append(f"{derived} = {base} * {ratios[0]:.3g}")
+    return found
+
+
+def _both(row: Mapping[str, float | None], one: str, other: str) -> bool:
+    return isinstance(row.get(one), int | float) and isinstance(row.get(other), int | float)
+
+
+def bits_per_weight(file_bytes: float, parameters: float) -> float:
+    """Bits of storage a weight: 16 for half precision; 32 where a checkpoint that is called 16-bit is stored in fp32."""
+    return 8.0 * file_bytes / parameters
+
+
+def beyond_bandwidth(tokens_per_s: float, weight_bytes: float, memory_bytes_per_s: float) -> float:
+    """How many times faster than the memory allows the weights of one sequence's decode would have been read; below 1 is fine.
+
+    One token of one sequence reads all (active) weights once: tokens/s x bytes <= bandwidth.
+    """
+    return tokens_per_s * weight_bytes / memory_bytes_per_s
