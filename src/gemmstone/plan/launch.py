@@ -70,8 +70,14 @@ def resolved(request: Request) -> tuple[Request, Server]:
         raise BadRequest(f"no launch command: {reason}")
     server, extra = COMMANDS[engine.name].server(request), added(request)
     return request, replace(
-        server, settings={**server.settings, **extra.settings}, comments=(*server.comments, *extra.comments)
+        server,
+        settings={**server.settings, **extra.settings},
+        comments=(*server.comments, *extra.comments, *_unsaid(request)),
     )
+
+
+def _unsaid(request: Request) -> tuple[str, ...]:
+    return tuple(f"the prediction counts on what this does not switch on: {what}" for what in request.extras.unsaid)
 
 
 def obstacle(engine: Engine, deployment: Deployment, *, devices: int) -> str:

@@ -8,7 +8,7 @@ from dataclasses import replace
 from gemmstone.catalog import engine_files
 from gemmstone.core.errors import BadRequest, GemmstoneError
 from gemmstone.core.hardware import Device
-from gemmstone.plan import launch, manifests_compose, manifests_kubernetes
+from gemmstone.plan import asked, launch, manifests_compose, manifests_kubernetes
 from gemmstone.plan.candidate import Candidate
 from gemmstone.plan.question import Question
 from gemmstone.plan.server import Request
@@ -40,6 +40,7 @@ def request(question: Question, best: Candidate, engine_name: str) -> Request:
         devices=system.cluster.devices_per_node,
         moe=model.is_moe,
         checkpoint=model.quantization.weights if model.quantization else model.dtype,
+        extras=asked.extras(model, run),
     )
 
 

@@ -56,6 +56,7 @@ class Extras:
     decode_context_parallel: int = 1
     prefix_caching: bool | None = None
     threads: int = 0  # of the host's processor, where it computes
+    unsaid: tuple[str, ...] = ()  # titles of techniques that the prediction counts on and no command switches on
 
     def __post_init__(self) -> None:
         for entry in fields(self):
