@@ -16,7 +16,9 @@ from gemmstone.graph.families import (
     bloom,
     cohere,
     dbrx,
+    decilm,
     deepseek,
+    encoders,
     ernie,
     exaone,
     falcon,
@@ -25,20 +27,30 @@ from gemmstone.graph.families import (
     gpt2,
     gpt_bigcode,
     gpt_neox,
+    gpt_oss,
     gptj,
     granite,
+    hgrn_bit,
     hunyuan,
     llama,
+    llama4,
+    mamba2,
+    mimo,
     minimax,
     mixtral,
     mpt,
     nemotron,
+    nemotron_h,
     olmo,
     opt,
     phi,
     qwen_moe,
+    qwen_next,
+    rwkv,
+    smallthinker,
     stablelm,
     starcoder2,
+    vision,
 )
 from gemmstone.graph.families.fields import Config, flag, integer, shown, word
 from gemmstone.graph.families.quantization import quantization
@@ -52,7 +64,7 @@ FAMILIES: dict[str, Callable[[Config], dict[str, Any]]] = {
     "Phi3ForCausalLM": llama.phi3,
     "Qwen2ForCausalLM": llama.qwen2,
     "Qwen3ForCausalLM": llama.qwen3,
-    "DeciLMForCausalLM": llama.decilm,
+    "DeciLMForCausalLM": decilm.decilm,
     "GPT2LMHeadModel": gpt2.gpt2,
     "OPTForCausalLM": opt.opt,
     "MixtralForCausalLM": mixtral.mixtral,
@@ -102,6 +114,21 @@ FAMILIES: dict[str, Callable[[Config], dict[str, Any]]] = {
     "HunYuanDenseV1ForCausalLM": hunyuan.hunyuan_dense,
     "HunYuanMoEV1ForCausalLM": hunyuan.hunyuan_moe,
     "ArcticForCausalLM": arctic.arctic,
+    "DeepseekV32ForCausalLM": deepseek.deepseek,
+    "GlmMoeDsaForCausalLM": deepseek.deepseek,
+    "GptOssForCausalLM": gpt_oss.gpt_oss,
+    "Llama4ForCausalLM": llama4.llama4,
+    "MiMoForCausalLM": mimo.mimo,
+    "Qwen3NextForCausalLM": qwen_next.qwen3_next,
+    "NemotronHForCausalLM": nemotron_h.nemotron_h,
+    "Mamba2ForCausalLM": mamba2.mamba2,
+    "MambaLMHeadModel": mamba2.state_spaces,
+    "RWKV7ForCausalLM": rwkv.rwkv7,
+    "HGRNBitForCausalLM": hgrn_bit.hgrn_bit,
+    "SmallThinkerForCausalLM": smallthinker.smallthinker,
+    "BertModel": encoders.bert,
+    "BertForMaskedLM": encoders.bert,
+    "ViTForImageClassification": encoders.vit,
 }
 # A config without `architectures` (text parts of multimodal models, hand-written ones) is known by its model_type.
 MODEL_TYPES: dict[str, str] = {
@@ -112,6 +139,7 @@ MODEL_TYPES: dict[str, str] = {
     "qwen2": "Qwen2ForCausalLM",
     "qwen3": "Qwen3ForCausalLM",
     "deci": "DeciLMForCausalLM",
+    "nemotron-nas": "DeciLMForCausalLM",
     "gpt2": "GPT2LMHeadModel",
     "opt": "OPTForCausalLM",
     "mixtral": "MixtralForCausalLM",
@@ -160,16 +188,33 @@ MODEL_TYPES: dict[str, str] = {
     "hunyuan_v1_dense": "HunYuanDenseV1ForCausalLM",
     "hunyuan_v1_moe": "HunYuanMoEV1ForCausalLM",
     "arctic": "ArcticForCausalLM",
+    "deepseek_v32": "DeepseekV32ForCausalLM",
+    "glm_moe_dsa": "GlmMoeDsaForCausalLM",
+    "gpt_oss": "GptOssForCausalLM",
+    "llama4_text": "Llama4ForCausalLM",
+    "mimo": "MiMoForCausalLM",
+    "qwen3_vl_text": "Qwen3ForCausalLM",
+    "qwen3_vl_moe_text": "Qwen3MoeForCausalLM",
+    "qwen3_next": "Qwen3NextForCausalLM",
+    "qwen3_5_text": "Qwen3NextForCausalLM",
+    "qwen3_5_moe_text": "Qwen3NextForCausalLM",
+    "nemotron_h": "NemotronHForCausalLM",
+    "mamba2": "Mamba2ForCausalLM",
+    "rwkv7": "RWKV7ForCausalLM",
+    "hgrn_bit": "HGRNBitForCausalLM",
+    "smallthinker": "SmallThinkerForCausalLM",
+    "bert": "BertModel",
+    "vit": "ViTForImageClassification",
 }
 
 
 def build_model(file: ModelFile) -> Model:
     """The model a config describes, checked: whole numbers within bounds, heads that divide, experts that suffice.
 
-    Of a multimodal model this is the text part (`text_config`), which its source says. Raises BadRequest that names the
-    key, or lists the known architectures.
+    Of a multimodal model this is the text part (`text_config`) with the image encoder as its tower, or alone, as its source
+    then says. Raises BadRequest that names the key, or lists the known architectures.
     """
-    config, source = _text_part(file)
+    config = _text_part(file.config)
     architecture = _architecture(config)
     known = FAMILIES[architecture](config)
     facts: dict[str, Any] = {
@@ -178,7 +223,7 @@ def build_model(file: ModelFile) -> Model:
         "tied_embeddings": flag(config, "tie_word_embeddings"),
         "dtype": _dtype(config),
         "quantization": quantization(config),
-        "source": source,
+        "source": file.source,
         "hub_id": file.id,
     } | known
     # Looked up only where the family has no spelling of its own.
@@ -187,6 +232,9 @@ def build_model(file: ModelFile) -> Model:
             facts[key] = integer(config, key)
     if "max_position_embeddings" not in facts:
         facts["max_position_embeddings"] = integer(config, "max_position_embeddings", 0)
+    facts["tower"] = vision.tower(file.config, facts["hidden_size"])
+    if facts["tower"] is None and config is not file.config:
+        facts["source"] += " (text part alone)"
     model = Model(**facts)
     for layer in model.layers:
         block = layer.feed_forward
@@ -197,14 +245,13 @@ def build_model(file: ModelFile) -> Model:
     return model
 
 
-def _text_part(file: ModelFile) -> tuple[Mapping[str, Any], str]:
+def _text_part(config: Config) -> Config:
     """The config of the language model inside, with the dtype and quantisation that the outer one declares."""
-    inner = file.config.get("text_config")
+    inner = config.get("text_config")
     if not isinstance(inner, Mapping):
-        return file.config, file.source
+        return config
     shared = ("torch_dtype", "dtype", "quantization_config", "tie_word_embeddings")
-    outer = {key: file.config[key] for key in shared if file.config.get(key) is not None}
-    return {**outer, **inner}, f"{file.source} (text part alone)"
+    return {**{key: config[key] for key in shared if config.get(key) is not None}, **inner}
 
 
 def _architecture(config: Config) -> str:

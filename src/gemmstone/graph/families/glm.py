@@ -10,7 +10,7 @@ from typing import Any
 
 from gemmstone.core.model import Attention, DenseMLP, Experts, Layer
 from gemmstone.graph.families.fields import Config, divides, flag, integer
-from gemmstone.graph.families.stack import attention, grouped
+from gemmstone.graph.families.stack import attention, grouped, predicted
 
 
 def chatglm(config: Config) -> dict[str, Any]:
@@ -66,7 +66,10 @@ def glm4_moe(config: Config) -> dict[str, Any]:
     first = integer(config, "first_k_dense_replace", 0, low=0)
     count = integer(config, "num_hidden_layers")
     blocks = (experts if index >= first else dense for index in range(count))
-    return {"layers": grouped(Layer(count=1, mixer=mixer, feed_forward=block) for block in blocks)}
+    return {
+        "layers": grouped(Layer(count=1, mixer=mixer, feed_forward=block) for block in blocks),
+        "mtp_layers": predicted(config, Layer(count=1, mixer=mixer, feed_forward=experts)),
+    }
 
 
 def _dense(config: Config, norms: int) -> dict[str, Any]:

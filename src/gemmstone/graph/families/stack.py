@@ -67,6 +67,11 @@ def windows(config: Config, *, every: int, default: int = 0) -> list[int]:
     return [words[item] for item in listed]
 
 
+def predicted(config: Config, layer: Layer, key: str = "num_nextn_predict_layers") -> tuple[Layer, ...]:
+    """The layers of as many multi-token-prediction modules as the config has, none where it says nothing."""
+    return (layer,) * integer(config, key, 0, low=0, kind="num_hidden_layers")
+
+
 def grouped(layers: Iterable[Layer]) -> tuple[Layer, ...]:
     """Equal layers joined into one of their summed count, in the order of first appearance."""
     counts: dict[Layer, int] = {}
