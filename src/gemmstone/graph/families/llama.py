@@ -1,9 +1,8 @@
-"""Dense decoders with RMSNorm, rotary positions and a gated MLP: Llama, Mistral, Qwen 1.5 to 3, Yi, Phi-3, DeciLM and more.
+"""Dense decoders with RMSNorm, rotary positions and a gated MLP: Llama, Mistral, Qwen 1.5 to 3, Yi, Phi-3 and more.
 
-They differ in biases (Qwen2 on q, k, v; Llama on request), in query and key norms (Qwen3), in windows (Mistral, Phi-3) and
-in how many key/value heads a layer has (DeciLM). Source: configuration and modelling files of transformers, models/llama,
-mistral, qwen2, qwen3, phi3, seed_oss, ernie4_5; those of https://huggingface.co/Deci/DeciLM-7B,
-https://huggingface.co/internlm/internlm2-7b and https://huggingface.co/baichuan-inc/Baichuan2-13B-Base for the others.
+They differ in biases (Qwen2 on q, k, v; Llama on request), in query and key norms (Qwen3) and in windows (Mistral, Phi-3).
+Source: configuration and modelling files of transformers, models/llama, mistral, qwen2, qwen3, phi3, seed_oss, ernie4_5;
+https://huggingface.co/internlm/internlm2-7b and https://huggingface.co/baichuan-inc/Baichuan2-13B-Base for theirs.
 """
 
 from __future__ import annotations
@@ -11,8 +10,8 @@ from __future__ import annotations
 from typing import Any
 
 from gemmstone.core.model import DenseMLP, Layer
-from gemmstone.graph.families.fields import Config, flag, integer, integers
-from gemmstone.graph.families.stack import attention, grouped
+from gemmstone.graph.families.fields import Config, flag, integer
+from gemmstone.graph.families.stack import attention
 
 
 def llama(config: Config) -> dict[str, Any]:
@@ -74,17 +73,6 @@ def seed_oss(config: Config) -> dict[str, Any]:
         output_bias=flag(config, "attention_out_bias"),
         default_head_dim=128,
     )
-
-
-def decilm(config: Config) -> dict[str, Any]:
-    """DeciLM: its own number of key/value heads in every layer."""
-    if config.get("num_key_value_heads_per_layer") is None:
-        return llama(config)
-    num_layers = integer(config, "num_hidden_layers")
-    heads = integers(config, "num_key_value_heads_per_layer", num_layers)
-    mlp = DenseMLP(intermediate_size=integer(config, "intermediate_size"))
-    layers = (Layer(count=1, mixer=attention(config, num_kv_heads=count), feed_forward=mlp) for count in heads)
-    return {"layers": grouped(layers)}
 
 
 def _uniform(config: Config, *, mlp_bias: bool = False, **mixer: Any) -> dict[str, Any]:
