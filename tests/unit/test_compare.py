@@ -60,9 +60,15 @@ class TestDifference:
         ]
 
     def test_an_input_that_only_one_has(self):
-        other = document(spec={"tokens": 3})
+        traffic, seed = {"bursts": {"every_s": 3}}, 7
+        other = document(traffic=traffic, seed=seed, efficiency={"compute": 0.3}, manifest="a: 1\nb: 2", fallback=None)
         (found,) = compared(document(), other)["differences"]
-        assert found["inputs"] == [{"field": "spec.tokens", "baseline": None, "value": 3}]
+        assert found["inputs"] == [
+            {"field": "seed", "baseline": None, "value": 7},
+            {"field": "traffic.bursts.every_s", "baseline": None, "value": 3},
+        ]
+        (silent,) = compared(document(), document(engine_version=""))["differences"]
+        assert silent["inputs"] == [], "what is empty says as little as what is not there"
         (back,) = compared(other, document(schema="gemmstone/simulate/1"))["differences"]
         assert back["inputs"] == [], "verbs do not have the same inputs"
 

@@ -189,6 +189,15 @@ def test_many_answers_have_a_page_of_bounded_length():
     assert sum(name.startswith("why-") for name in seen.ids) <= MOST_EXPLAINED
 
 
+def test_inputs_that_only_one_has_are_counted_where_they_are_many():
+    def inputs(*entries: tuple[str, Any, Any]) -> dict[str, Any]:
+        return {"inputs": [{"field": f, "baseline": b, "value": v} for f, b, v in entries]}
+
+    assert words.unlike(inputs(("a", 1, 2.5), ("b", None, True))) == ["a 1 -> 2.5", "b - -> true"]
+    many = inputs(("a", 1, 2), *((f"b{i}", None, i) for i in range(6)), ("c", 3, None))
+    assert words.unlike(many) == ["a 1 -> 2", "1 only before: c", "6 only after: b0, b1, b2, b3 ..."]
+
+
 def test_numbers_with_the_unit_of_their_name():
     shown = {
         ("ttft_s", 0.0123): "12.3 ms",

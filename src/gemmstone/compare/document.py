@@ -95,8 +95,13 @@ def _inputs(before: Subject, after: Subject) -> list[dict[str, Any]]:
     return [
         {"field": name, "baseline": before.inputs.get(name), "value": after.inputs.get(name)}
         for name in fields
-        if before.inputs.get(name) != after.inputs.get(name)
+        if _said(before.inputs.get(name)) != _said(after.inputs.get(name))
     ]
+
+
+def _said(value: Any) -> Any:
+    """An input's value; what is empty says as little as what is not there."""
+    return None if value == "" else value
 
 
 def _metrics(before: Subject, after: Subject) -> dict[str, dict[str, Any]]:

@@ -20,31 +20,19 @@ MOST_DEPTH = 60
 MOST_FIELDS = 2_000
 MOST_CHARS = 300
 LARGEST = 1e150  # sums of so many nodes and ratios of two stay finite
-# What a document answers; everything else in it is what was asked, or resolved from it. In the order it is explained.
+# What was asked, or resolved from it: these parts of a document, and every plain value that is not one of the answers.
+ASKED = frozenset(["deployment", "workload", "slo", "economics", "traffic", "training"])
 ANSWERS = frozenset(
     [
         "schema",
         "gemmstone_version",
         "warnings",
         "error",
-        "metrics",
-        "limit",
         "bound",
-        "tree",
-        "memory",
-        "efficiency",
-        "detail",
         "notes",
-        "best",
-        "candidates",
-        "pareto",
-        "rejected",
         "searched",
         "feasible",
-        "sensitivity",
         "launch",
-        "launch_commands",
-        "fallback",
         "layout",
         "rank",
         "name",
@@ -133,10 +121,16 @@ def _reason(document: Mapping[str, Any]) -> str | None:
 
 def _inputs(name: str, whole: Mapping[str, Any], *, searched: bool) -> dict[str, Any]:
     """What was asked and what it was resolved to. The load of a deployment that was searched for is that of the best."""
-    found = dict(_flat(name, {key: value for key, value in whole.items() if key not in ANSWERS}))
+    asked = {key: value for key, value in whole.items() if key in ASKED or (key not in ANSWERS and _is_plain(value))}
+    found = dict(_flat(name, asked))
     if searched and "concurrency" in found:
         found["workload.load"] = found.pop("concurrency")
     return found
+
+
+def _is_plain(value: Any) -> bool:
+    """Whether a value can have been asked for: no structure, and no text of several lines."""
+    return not isinstance(value, Mapping) and not (isinstance(value, str) and "\n" in value)
 
 
 def _title(whole: Mapping[str, Any]) -> str:
@@ -160,7 +154,7 @@ def _flat(name: str, value: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
             elif isinstance(entry, list):
                 if all(_is_scalar(item) for item in entry[:100]):
                     yield place, ", ".join(_text(item) for item in entry[:100])
-            elif _is_scalar(entry):
+            elif entry is not None and _is_scalar(entry):
                 yield place, _text(entry) if isinstance(entry, str) else entry
 
 

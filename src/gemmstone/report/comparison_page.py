@@ -15,7 +15,7 @@ from gemmstone.report.quantities import hardware
 Document = Mapping[str, Any]
 MOST_EXPLAINED = 24  # differences with a section of their own
 MOST_SAID, MOST_LOUD = 8, 3  # differences told in a sentence at the top, and in large letters
-MOST_ROWS = 60
+MOST_ROWS, MOST_INPUTS = 60, 40
 MAIN_METRICS = ("ttft_s", "tpot_s", "output_tokens_per_s", "usd_per_million_output_tokens")
 METRICS_CAPTION = (
     "Points are predictions, lines the bands that should hold the true value in 80% of cases. Where two bands overlap, a measurement may "
@@ -152,7 +152,7 @@ def inputs(document: Document) -> Html:
     if not fields:
         return NOTHING
     names = [f"{entry['number']} {entry['name']}" for entry in answered]
-    shown = [*fields][:MOST_ROWS]
+    shown = sorted(fields, key=lambda field: any(field not in entry["inputs"] for entry in answered))[:MOST_INPUTS]
     cells = [[words.scalar(entry["inputs"].get(field)) for entry in answered] for field in shown]
     if len(shown) < len(names):  # the longer side goes down the page, which is narrow on paper
         headers, rows = (

@@ -18,6 +18,7 @@ COLUMNS = {
     "memory_bytes_per_device": "memory",
 }
 FEWEST_COLUMNS = 3
+FEW_MISSING = 4  # inputs that only one of two answers has, each told with its value
 DIMENSIONS = (("bytes_per_s", "bytes_per_s"), ("_s", "s"), ("bytes", "bytes"), ("_j", "j"), ("_w", "w"))
 PER_SECOND = ("_per_s", "_flop_per_s")
 Difference = Mapping[str, Any]
@@ -170,10 +171,20 @@ def main_terms(terms: Sequence[Term], most: int = 3) -> str:
 
 
 def unlike(difference: Difference) -> list[str]:
-    """The inputs that differ: "deployment.weights bf16 -> fp8"."""
-    return [
-        f"{entry['field']} {scalar(entry['baseline'])} -> {scalar(entry['value'])}" for entry in difference["inputs"]
-    ]
+    """The inputs that differ: "deployment.weights bf16 -> fp8"; of those that only one answer has, how many."""
+    inputs = difference["inputs"]
+    sides = [[entry for entry in inputs if entry[side] is None] for side in ("value", "baseline")]
+    few = all(len(missing) <= FEW_MISSING for missing in sides)
+    said = [entry for entry in inputs if few or not (entry["baseline"] is None or entry["value"] is None)]
+    pieces = [f"{entry['field']} {scalar(entry['baseline'])} -> {scalar(entry['value'])}" for entry in said]
+    if not few:
+        pieces += [
+            f"{len(missing)} only {where}: {', '.join(str(entry['field']) for entry in missing[:FEW_MISSING])}"
+            + (" ..." if len(missing) > FEW_MISSING else "")
+            for missing, where in zip(sides, ("before", "after"), strict=True)
+            if missing
+        ]
+    return pieces
 
 
 def memory_changes(difference: Difference) -> list[Mapping[str, Any]]:
