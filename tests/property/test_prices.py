@@ -31,6 +31,10 @@ heads = st.sampled_from([1, 2, 8, 16, 40, 128])
 width = st.sampled_from([128, 1000, 4096, 14_336])
 message = {"message_bytes": st.sampled_from([1e3, 1e5, 3e6, 2e8]), "ranks": st.sampled_from([2, 4, 8])}
 
+DELTA = {"num_k_heads": heads, "num_v_heads": heads, "head_k_dim": st.just(128), "head_v_dim": st.just(128)}
+MAMBA = {"heads": heads, "head_dim": st.just(64), "d_state": st.just(128), "n_groups": st.just(8)}
+RECURRENCE = {"heads": heads, "state_elements": width, "input_width": width, "output_width": width}
+
 # kind -> (arguments, those that mean more work, the one without which there is no work)
 SHAPES: dict[str, tuple[dict[str, st.SearchStrategy[Any]], str, str]] = {
     "gemm": ({"m": tokens, "n": width, "k": width}, "m n k", "m"),
@@ -72,6 +76,45 @@ SHAPES: dict[str, tuple[dict[str, st.SearchStrategy[Any]], str, str]] = {
     "all_to_all": (message, "message_bytes", "message_bytes"),
     "send_recv": (message, "message_bytes", "message_bytes"),
     "elementwise": ({"read_elements": width, "write_elements": width}, "read_elements write_elements", "write_elements"),
+    "gated_delta_prefill": ({"batch": batch, "tokens": tokens, "past": context, **DELTA}, "batch tokens num_v_heads", "batch"),
+    "gated_delta_decode": ({"batch": batch, "context": context, **DELTA}, "batch context num_v_heads", "batch"),
+    "mamba2_prefill": ({"batch": batch, "tokens": tokens, "past": context, **MAMBA}, "batch tokens heads", "batch"),
+    "mamba2_decode": ({"batch": batch, "context": context, **MAMBA}, "batch context heads", "batch"),
+    "linear_recurrence_prefill": (
+        {"batch": batch, "tokens": tokens, "past": context, **RECURRENCE}, "batch tokens state_elements", "batch"
+    ),
+    "linear_recurrence_decode": ({"batch": batch, "context": context, **RECURRENCE}, "batch state_elements", "batch"),
+    "causal_conv_prefill": (
+        {"batch": batch, "tokens": tokens, "past": context, "channels": width}, "batch tokens past channels", "batch"
+    ),
+    "causal_conv_decode": ({"batch": batch, "context": context, "channels": width}, "batch channels", "batch"),
+    "index_logits_prefill": (
+        {"batch": batch, "tokens": tokens, "past": context, "index_heads": heads, "index_dim": st.just(128)},
+        "batch tokens past index_heads",
+        "batch",
+    ),
+    "index_logits_decode": (
+        {"batch": batch, "context": context, "index_heads": heads, "index_dim": st.just(128)},
+        "batch context index_heads",
+        "batch",
+    ),
+    "top_k": ({"batch": batch, "context": context, "top_k": st.sampled_from([512, 2048])}, "batch context", "batch"),
+    "sparse_latent_prefill": (
+        {
+            "batch": batch, "tokens": tokens, "past": context, "heads": heads, "latent_dim": st.just(512),
+            "rope_dim": st.just(64), "top_k": st.just(2048),
+        },
+        "batch tokens past heads",
+        "batch",
+    ),
+    "sparse_latent_decode": (
+        {
+            "batch": batch, "context": context, "heads": heads, "latent_dim": st.just(512), "rope_dim": st.just(64),
+            "top_k": st.just(2048),
+        },
+        "batch context heads top_k",
+        "batch",
+    ),
 }  # fmt: skip
 STORED = {"w4a16": "int4", "w8a16": "int8"}
 
@@ -90,9 +133,9 @@ def operation(kind: str, variant: str, shape: dict[str, Any]) -> Op:
     formats: dict[str, str] = {}
     if kind in ("gemm", "grouped_gemm"):
         formats = {"weights": STORED.get(variant, variant), "activations": "bf16" if variant in STORED else variant}
-    elif kind.startswith(("attention", "latent")):
+    elif kind.startswith(("attention", "latent", "sparse_latent")):
         formats = {"kv_cache": variant}
-    elif kind == "batched_gemm":
+    elif kind in ("batched_gemm", "index_logits_prefill", "index_logits_decode"):
         formats = {"dtype": variant}
     op = OPS[kind]("x", **shape, **formats)
     if kind in (*COLLECTIVES, "elementwise"):  # their variants are ways to do the same work
@@ -179,7 +222,7 @@ def test_no_prediction_beats_the_limit(kind: str, device: str, data: st.DataObje
     formats: dict[str, str] = {}
     if "ranks" in shape:
         shape["ranks"] *= data.draw(st.sampled_from([1, 2, 16]), label="nodes")
-    elif kind.startswith(("attention", "latent")):
+    elif kind.startswith(("attention", "latent", "sparse_latent")):
         formats["kv_cache"] = data.draw(st.sampled_from(["bf16", "fp8"]), label="cache")
     elif kind in ("gemm", "grouped_gemm"):
         formats["weights"] = data.draw(st.sampled_from(["bf16", "fp8", "int4", "mxfp4"]), label="weights")

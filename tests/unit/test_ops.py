@@ -8,6 +8,9 @@ from gemmstone.core.work import Op
 from gemmstone.ops import OPS, attention, collective, elementwise, matmul, moe
 
 BF16 = 2
+DELTA = {"num_k_heads": 1, "num_v_heads": 1, "head_k_dim": 1, "head_v_dim": 1}
+RECURRENCE = {"heads": 1, "state_elements": 1, "input_width": 1, "output_width": 1}
+SELECTED = {"heads": 1, "latent_dim": 1, "rope_dim": 1, "top_k": 1}
 
 
 def amounts(op: Op) -> tuple[float, float, float]:
@@ -25,6 +28,19 @@ def test_rows_name_the_kind_they_build() -> None:
         "latent_decode": {"batch": 1, "context": 1, "heads": 1, "latent_dim": 1, "rope_dim": 1},
         "grouped_gemm": {"tokens": 1, "num_experts": 1, "experts_per_token": 1, "hidden": 1, "intermediate": 1},
         "elementwise": {"read_elements": 1, "write_elements": 1},
+        "gated_delta_prefill": {"batch": 1, "tokens": 1, **DELTA},
+        "gated_delta_decode": {"batch": 1, **DELTA},
+        "mamba2_prefill": {"batch": 1, "tokens": 1, "heads": 1, "head_dim": 1, "d_state": 1},
+        "mamba2_decode": {"batch": 1, "heads": 1, "head_dim": 1, "d_state": 1},
+        "linear_recurrence_prefill": {"batch": 1, "tokens": 1, **RECURRENCE},
+        "linear_recurrence_decode": {"batch": 1, **RECURRENCE},
+        "causal_conv_prefill": {"batch": 1, "tokens": 1, "channels": 1},
+        "causal_conv_decode": {"batch": 1, "channels": 1},
+        "index_logits_prefill": {"batch": 1, "tokens": 1, "index_heads": 1, "index_dim": 1},
+        "index_logits_decode": {"batch": 1, "context": 1, "index_heads": 1, "index_dim": 1},
+        "top_k": {"batch": 1, "context": 1, "top_k": 1},
+        "sparse_latent_prefill": {"batch": 1, "tokens": 1, **SELECTED},
+        "sparse_latent_decode": {"batch": 1, "context": 1, **SELECTED},
     }
     for kind, build in OPS.items():
         assert build("x", **arguments.get(kind, {"message_bytes": 1, "ranks": 2})).kind == kind

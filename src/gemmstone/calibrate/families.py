@@ -2,7 +2,16 @@
 
 from __future__ import annotations
 
-from gemmstone.calibrate import attention_tables, comm_tables, elementwise_tables, gemm_tables, moe_tables
+from gemmstone.calibrate import (
+    attention_tables,
+    comm_tables,
+    elementwise_tables,
+    gemm_tables,
+    moe_tables,
+    recurrent_tables,
+    sparse_modules,
+    sparse_tables,
+)
 from gemmstone.calibrate.fit import FitSpec
 
 FAMILIES: dict[str, FitSpec] = {
@@ -11,4 +20,7 @@ FAMILIES: dict[str, FitSpec] = {
     **elementwise_tables.FAMILIES,
     **attention_tables.FAMILIES,
     **moe_tables.FAMILIES,
+    **recurrent_tables.FAMILIES,
+    **sparse_tables.FAMILIES,
+    **sparse_modules.FAMILIES,  # after the products, whose fits it takes off
 }

@@ -17,6 +17,19 @@ OPS = {
     "all_to_all": collective.all_to_all,
     "send_recv": collective.send_recv,
     "elementwise": elementwise.elementwise,
+    "gated_delta_prefill": recurrent.gated_delta_prefill,
+    "gated_delta_decode": recurrent.gated_delta_decode,
+    "mamba2_prefill": recurrent.mamba2_prefill,
+    "mamba2_decode": recurrent.mamba2_decode,
+    "linear_recurrence_prefill": recurrent.linear_recurrence_prefill,
+    "linear_recurrence_decode": recurrent.linear_recurrence_decode,
+    "causal_conv_prefill": recurrent.causal_conv_prefill,
+    "causal_conv_decode": recurrent.causal_conv_decode,
+    "index_logits_prefill": sparse.index_logits_prefill,
+    "index_logits_decode": sparse.index_logits_decode,
+    "top_k": sparse.top_k_decode,
+    "sparse_latent_prefill": sparse.latent_prefill,
+    "sparse_latent_decode": sparse.latent_decode,
 }
 
 __all__ = ["OPS", "attention", "collective", "elementwise", "matmul", "moe", "recurrent", "sparse"]

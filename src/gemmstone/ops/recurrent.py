@@ -67,7 +67,6 @@ def gated_delta_prefill(
         state_elements=1.0 * num_v_heads * head_k_dim * head_v_dim,
         state=state,
         heads=num_v_heads,
-        chunk=chunk,
         count=count,
     )
 
@@ -141,7 +140,6 @@ def mamba2_prefill(
         state_elements=elements,
         state=state,
         heads=heads,
-        chunk=chunk,
         count=count,
     )
 
@@ -208,7 +206,6 @@ def linear_recurrence_prefill(
         state_elements=state_elements,
         state=state,
         heads=heads,
-        chunk=1.0,
         count=count,
     )
 
@@ -314,12 +311,11 @@ def _prefill(
     state_elements: Numbers,
     state: str,
     heads: Numbers,
-    chunk: float,
     count: float,
 ) -> Op:
     """A prompt's pass: inputs and outputs in bf16, the state read after a past and written at the end."""
     tokens = np.asarray(tokens, dtype=float)
-    state_bytes = state_elements * dtypes.size(state) * (tokens > 0)
+    state_bytes: Any = state_elements * dtypes.size(state) * (tokens > 0)
     begun = np.asarray(past, dtype=float) > 0
     return Op(
         name=name,
@@ -328,7 +324,7 @@ def _prefill(
         read_bytes=batch * (tokens * input_width * ACTIVATION_BYTES + begun * state_bytes),
         write_bytes=batch * (tokens * output_width * ACTIVATION_BYTES + state_bytes),
         count=count,
-        shape={"batch": batch, "tokens": tokens, "heads": heads, "chunks": np.ceil(tokens / chunk)},
+        shape={"batch": batch, "tokens": tokens, "heads": heads, "state_bytes": batch * state_bytes},
     )
 
 
@@ -348,7 +344,7 @@ def _decode(
     count: float,
 ) -> Op:
     """A step: state in, state out, whatever the context."""
-    state_bytes = state_elements * dtypes.size(state)
+    state_bytes: Any = state_elements * dtypes.size(state)
     batch = batch + 0.0 * np.asarray(context, dtype=float)  # one operating point a context, as attention has them
     return Op(
         name=name,
@@ -357,5 +353,5 @@ def _decode(
         read_bytes=batch * (queries * input_width * ACTIVATION_BYTES + state_bytes),
         write_bytes=batch * queries * (output_width * ACTIVATION_BYTES + state_bytes),
         count=count,
-        shape={"batch": batch, "queries": queries, "heads": heads},
+        shape={"batch": batch, "tokens": queries, "heads": heads, "state_bytes": batch * state_bytes},
     )

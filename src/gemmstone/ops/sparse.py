@@ -85,7 +85,7 @@ def top_k_prefill(
     rows = batch * np.asarray(tokens, dtype=float)
     return Op(
         name=name,
-        kind="top_k_prefill",
+        kind="top_k",
         read_bytes=batch * pairs * SCORE_BYTES,
         write_bytes=batch * kept * POSITION_BYTES,
         count=count,
@@ -100,7 +100,7 @@ def top_k_decode(
     rows = batch * queries
     return Op(
         name=name,
-        kind="top_k_decode",
+        kind="top_k",
         read_bytes=rows * np.asarray(context, dtype=float) * SCORE_BYTES,
         write_bytes=rows * np.minimum(np.asarray(context, dtype=float), top_k) * POSITION_BYTES,
         count=count,
@@ -124,7 +124,6 @@ def latent_prefill(
     """Absorbed MLA of each new token over the min(seen, top_k) tokens it selected.
 
     From memory come the latents that any query selected, at least once: all when the queries together select as many.
-    What the kernel gathers, a selection for each query, is in shape["gathered_bytes"].
     """
     width, element = latent_dim + rope_dim, dtypes.size(kv_cache)
     queries, pairs = np.asarray(tokens, dtype=float), causal_pairs(tokens, past, window=top_k)
@@ -143,7 +142,8 @@ def latent_prefill(
             "pairs": pairs,
             "heads": heads,
             "head_dim": width,
-            "gathered_bytes": batch * pairs * width * element,
+            "top_k": top_k,
+            "flop_per_pair": 2.0 * (width + latent_dim),
         },
     )
 
@@ -179,7 +179,8 @@ def latent_decode(
             "context": seen,
             "heads": heads,
             "head_dim": width,
-            "gathered_bytes": batch * queries * seen * width * element,
+            "top_k": top_k,
+            "flop_per_pair": 2.0 * (width + latent_dim),
         },
     )
 

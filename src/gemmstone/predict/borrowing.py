@@ -72,7 +72,7 @@ def lender(device: Device) -> Lender:
     own = calibration_files.load(device.slug)
     bytes_per_s, units = device.memory_bandwidth_bytes_per_s, device.compute_units
     if own:
-        fits = own + _weight_only(own, bytes_per_s, units)
+        fits = _complete(own + _weight_only(own, bytes_per_s, units))
         return Lender(device.slug, units, fits, False, 0.0, Scale())
     relative = RELATIVES.get(device.architecture, STRANGER)
     lenders = tuple(dict.fromkeys((*relative.lenders, *STRANGER.lenders)))
@@ -80,7 +80,7 @@ def lender(device: Device) -> Lender:
         if calibration_files.load(slug):
             units = units or device_files.find(slug).compute_units
             fits = _lent((slug, *lenders, *LAST_LENDERS))
-            fits += _weight_only(fits, bytes_per_s, units)
+            fits = _complete(fits + _weight_only(fits, bytes_per_s, units))
             return Lender(slug, units, fits, True, relative.error_frac, Scale(compute=relative.compute))
     return Lender(device.slug, units, (), True, relative.error_frac, Scale())
 
@@ -116,6 +116,14 @@ def _weight_only(fits: tuple[Fit, ...], bytes_per_s: float, units: int) -> tuple
             lent = next((of for slug in LAST_LENDERS if (of := _of(calibration_files.load(slug), "gemm", variant))), ())
             found += [_at_the_pace(fit, bytes_per_s, units) for fit in lent]
     return tuple(found)
+
+
+def _complete(fits: tuple[Fit, ...]) -> tuple[Fit, ...]:
+    """`fits` with those of families that were measured elsewhere alone: mixers with a state, sparse attention."""
+    for slug in LAST_LENDERS:
+        known = {fit.family for fit in fits}
+        fits += tuple(fit for fit in calibration_files.load(slug) if fit.family not in known)
+    return fits
 
 
 def _at_the_pace(fit: Fit, bytes_per_s: float, units: int) -> Fit:

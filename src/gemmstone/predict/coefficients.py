@@ -11,6 +11,7 @@ from gemmstone.predict.borrowing import SAME_VENDOR, Lender
 
 # Kernel variants that stand in for one without a fit, nearest first.
 STAND_INS: dict[str, tuple[str, ...]] = {
+    "bf16": ("fp8",),
     "fp8": ("fp8-block", "int8", "bf16"),
     "fp8-block": ("fp8", "bf16"),
     "int8": ("fp8", "bf16"),
@@ -21,6 +22,14 @@ STAND_INS: dict[str, tuple[str, ...]] = {
     "w8a16": ("w4a16", "bf16"),
     "fp32": ("bf16",),
     "tf32": ("bf16",),
+}
+# Families whose kernels do the same to other shapes, for one that no table measures: a state goes through chip memory once, a
+# prompt through chunks.
+RELATED: dict[str, str] = {
+    "mamba2_prefill": "gated_delta_prefill",
+    "mamba2_decode": "gated_delta_decode",
+    "linear_recurrence_prefill": "gated_delta_prefill",
+    "linear_recurrence_decode": "gated_delta_decode",
 }
 # Whose kernels an engine shares when the tables have none of its own; generic takes whichever is measured, in this order.
 KERNELS_OF: dict[str, tuple[str, ...]] = {
@@ -67,23 +76,24 @@ def candidates(lent: Lender, family: str, variant: str, engine: str, launch_fact
     launch_factor multiplies t0, the part of a call that is not its work. Tables measured without CUDA graphs carry a
     host_floor; where graphs replay the kernels it is left out, and the host's own term counts launches elsewhere.
     """
+    measured = RELATED.get(family, family)
     for stand_in in (variant, *STAND_INS.get(variant, ("bf16",))):
         for owner in (*KERNELS_OF.get(engine, GENERIC), ""):
             fits = tuple(
                 fit
                 for fit in lent.fits
-                if fit.family == family
+                if fit.family == measured
                 and _serves(fit, stand_in)
                 and (owner in ("", fit.engine) or fit.engine == SHARED)
             )
             if fits:
                 error = max(fit.error_frac for fit in fits) ** 2 + lent.error_frac**2
-                if stand_in != variant:
-                    error += STAND_IN_ERROR**2
+                error += STAND_IN_ERROR**2 * ((stand_in != variant) + (measured != family))
                 elsewhere = not lent.borrowed and any(fit.device != lent.device for fit in fits)
                 if elsewhere:
                     error += SAME_VENDOR**2
-                source = "borrowed" if lent.borrowed or elsewhere or stand_in != variant else "fitted"
+                own = not (lent.borrowed or elsewhere) and (stand_in, measured) == (variant, family)
+                source = "fitted" if own else "borrowed"
                 in_graphs = tuple(_in_a_graph(fit, launch_factor) for fit in fits)
                 return Candidates(in_graphs, source, error**0.5, _highest(fits))
     raise BadRequest(f"no coefficients for {family} in {variant} on {lent.device}: use --fidelity limit")
