@@ -23,7 +23,7 @@ from gemmstone.report import cases
 from gemmstone.simulate import detail as details
 from gemmstone.simulate import documents, rows
 from gemmstone.simulate.efficiency import efficiency
-from gemmstone.simulate.metrics import METRICS, Answer, answer
+from gemmstone.simulate.metrics import METRICS, Answer
 from gemmstone.simulate.pool_metrics import respond
 from gemmstone.simulate.pools import workers
 from gemmstone.simulate.scenario import Scenario, check_workload, limited, load_model, made
@@ -111,10 +111,10 @@ def predict(scenario: Scenario, money: Money | None = None, *, detail: bool = Fa
 def _drawn(found: Answer, money: Money) -> dict[str, Any]:
     """What the page of a prediction draws; a curve over loads where the load is a number of requests in flight."""
     drawn = details.detail(found, 0, money.region)
-    if found.workload.mode == "concurrency" and found.pools is None:
+    if found.workload.mode == "concurrency":
         loads = details.sweep(found.workload.load)
-        economics = money.economics(found.system.cluster.device)
-        drawn["curve"] = details.curve(answer(found.system, found.workload, economics, loads), loads)
+        swept = respond(found.pools or found.system, found.workload, money.economics, loads)
+        drawn["curve"] = details.curve(swept, loads)
     return drawn
 
 

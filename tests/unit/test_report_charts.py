@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from gemmstone.report import load_charts, memory_charts, place_charts, tables
+from gemmstone.report import explanations, labels, load_charts, memory_charts, place_charts, tables
 from gemmstone.report.charts import figures, pareto
 from gemmstone.report.figure import pale
 from gemmstone.report.quantities import is_disaggregated
@@ -186,12 +186,13 @@ def test_memory_against_context_stacks_up_to_the_device_and_marks_where_it_ends(
 
 
 def test_longest_contexts_in_words() -> None:
-    markup = tables.context({"detail": {"context": CONTEXT}})
+    markup = tables.context({"detail": {"context": CONTEXT}, "best": {}})
     assert "4,096 tokens, the model&#x27;s limit (memory for 20,000)" in markup
     assert "8 (chosen)" in markup
     assert "does not fit" in markup
     endless = {**CONTEXT, "longest": [{"requests": 1.0, "tokens": None}]}
-    assert "any length" in tables.context({"detail": {"context": endless}})
+    assert "any length" in tables.context({"detail": {"context": endless}, "best": {}})
+    assert "those that decode" in tables.context({"detail": {"context": CONTEXT}, "best": {"disaggregated": True}})
 
 
 def test_places_mark_what_is_counted() -> None:
@@ -219,6 +220,41 @@ def test_places_mark_what_is_counted() -> None:
     assert "1.25" in markup
     assert "<b><b>" not in markup
     assert "15 to 30" in markup
+
+
+def test_names_keep_off_points_and_off_each_other() -> None:
+    crowd = [
+        labels.Point(100.0 + 40 * i, 100.0 + 9 * (i % 3), 8.0, f"operation {i}" if i < 4 else "") for i in range(8)
+    ]
+    found = labels.sides(crowd, (600.0, 200.0))
+    boxes = [labels._places(point)[side] for point, side in zip(crowd, found, strict=True) if point.name]
+    for i, box in enumerate(boxes):
+        assert all(box.shared(other) == 0 for other in boxes[:i])
+        assert all(box.shared(point.box) == 0 for point in crowd)
+        assert box.left >= 0
+        assert box.right <= 600
+    edge = labels.sides([labels.Point(590.0, 100.0, 5.0, "a long name")], (600.0, 200.0))
+    assert edge[0].endswith("left")
+
+
+def test_memory_of_two_kinds_of_device_is_two_bars_with_one_legend() -> None:
+    def device(name: str, weights: float) -> dict[str, Any]:
+        parts = [
+            {"name": "weights", "bytes": weights, "parts": []},
+            {"name": "free", "bytes": 80e9 - weights, "parts": []},
+        ]
+        return {"name": name, "bytes": 80e9, "parts": parts}
+
+    one = device("usable", 20e9)
+    pools = {"name": "pools", "bytes": 160e9, "parts": [device("decode device", 20e9), device("prefill device", 40e9)]}
+    figure = memory_charts.memory(pools)
+    assert [trace["y"] for trace in figure["data"]] == [["decode device"]] * 2 + [["prefill device"]] * 2
+    assert [trace["showlegend"] for trace in figure["data"]] == [True, True, False, False]
+    assert figure["layout"]["xaxis"]["range"] == [0, 80.0]
+    assert [trace["y"] for trace in memory_charts.memory(one)["data"]] == [[""], [""]]
+    markup = explanations.memory({"detail": {"memory": pools}})
+    assert "<h3>decode device</h3>" in markup
+    assert "50.0%" in markup, "40 of the 80 GB of a device, not of 160"
 
 
 def test_a_document_without_data_has_no_figures() -> None:

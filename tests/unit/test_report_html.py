@@ -22,6 +22,7 @@ from gemmstone.report import terms
 from gemmstone.report.figure import log_ticks
 from gemmstone.report.html import page, write_page
 from gemmstone.report.markup import Html, element, island
+from gemmstone.simulate.pools import PoolChoice, PoolsChoice
 
 CHARTS = ("pareto", "breakdown", "roofline", "memory", "context", "sensitivity", "curve", "places")
 OF_A_PREDICTION = ("breakdown", "roofline", "memory", "context", "curve", "places")
@@ -230,6 +231,23 @@ def test_a_prediction_without_a_number_in_flight_has_no_curve(asked: dict[str, A
     assert "load" not in seen.ids
 
 
+def test_separate_pools_have_a_page_too() -> None:
+    pools = PoolsChoice(prefill=PoolChoice(workers=2), decode=PoolChoice(workers=1, tensor_parallel=2))
+    work = api.Workload(input_tokens=512, output_tokens=128, load=16.0)
+    scenario = api.Scenario(model="llama-3.1-8b", hardware="h100-sxm", workload=work, pools=pools)
+    document = api.predict(scenario, detail=True)
+    seen = Seen(page(document))
+    assert set(seen.figures) == set(OF_A_PREDICTION)
+    assert "2 prefill workers on 2 x h100-sxm, each one device" in seen.text
+    assert "1 decode worker on 2 x h100-sxm, each tp2" in seen.text
+    curve = document["detail"]["curve"]
+    at = curve["concurrency"].index(16.0)
+    assert curve["output_tokens_per_s"][at] == pytest.approx(document["metrics"]["output_tokens_per_s"]["value"])
+    assert {op["phase"] for op in document["detail"]["roofline"]["ops"]} == {"prefill", "decode"}
+    [price] = [price for price in document["detail"]["places"]["prices"] if price["counted"]]
+    assert price["usd_per_hour"] == pytest.approx(2.95)
+
+
 def test_a_prediction_at_the_limit_is_not_compared_with_itself() -> None:
     document = predict(load=4.0) | {"fidelity": "limit"}
     assert "limit" not in Seen(page(document)).ids
@@ -333,6 +351,7 @@ def test_markup_escapes_all_that_it_did_not_make() -> None:
 
 def test_ticks_of_a_logarithmic_axis() -> None:
     assert log_ticks([0.017, 0.25]) == pytest.approx([0.02, 0.05, 0.1, 0.2])
+    assert log_ticks([0.008, 0.0151]) == pytest.approx([0.008, 0.01, 0.015])
     assert log_ticks([1.0, 1e6]) == pytest.approx([10.0**e for e in range(7)])
 
 

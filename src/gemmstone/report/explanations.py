@@ -88,10 +88,15 @@ def roofline_note(document: Document) -> Html:
 
 
 def memory(document: Document) -> Html:
-    """The memory tree of the fullest device."""
+    """The memory tree of the fullest device, of one device of each pool where there are two."""
     node = (document.get("detail") or {}).get("memory")
     if not node:
         return NOTHING
+    kinds = terms.devices(node)
+    return join(join((element("h3", kind) if kind else NOTHING, _memory(whole))) for kind, whole in kinds)
+
+
+def _memory(node: Mapping[str, Any]) -> Html:
     total = node["bytes"] or 1.0
     rows: list[list[object]] = []
 

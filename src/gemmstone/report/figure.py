@@ -13,7 +13,9 @@ Figure = dict[str, Any]
 
 BLUE, ORANGE, GREEN, PURPLE, SKY, RED = "#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00"
 INK, GREY, LIGHT = "#1d2733", "#7a8794", "#e3e8ed"
-MOST_TICKS = 8
+CLEAR = "rgba(255,255,255,0.8)"  # behind words that stand over what is drawn
+MOST_TICKS, LEAST_TICKS = 8, 3
+TICK_DIGITS = ((1, 2, 5), (1, 1.5, 2, 3, 4, 5, 6, 8), (1, 1.2, 1.4, 1.6, 1.8, *(i / 2 for i in range(4, 20))))
 
 
 def layout(**more: Any) -> dict[str, Any]:
@@ -112,11 +114,15 @@ def axis() -> dict[str, Any]:
 
 
 def log_ticks(values: list[float]) -> list[float]:
-    """Readable ticks of a logarithmic axis over positive `values`: 1, 2, 5, 10 ..., only powers of ten where that is a lot.
+    """Readable ticks of a logarithmic axis over positive `values`: 1, 2, 5, 10 ..., only powers of ten where that is a lot,
+    more digits where it is next to nothing.
 
     >>> log_ticks([17.0, 250.0])
     [20.0, 50.0, 100.0, 200.0]
     """
     low, high = math.floor(math.log10(min(values))), math.ceil(math.log10(max(values)))
-    ticks = [m * 10.0**e for e in range(low, high + 1) for m in (1, 2, 5) if min(values) <= m * 10.0**e <= max(values)]
+    for digits in TICK_DIGITS:
+        ticks = [m * 10.0**e for e in range(low, high + 1) for m in digits if min(values) <= m * 10.0**e <= max(values)]
+        if len(ticks) >= LEAST_TICKS:
+            break
     return ticks if len(ticks) <= MOST_TICKS else [t for t in ticks if math.log10(t).is_integer()]

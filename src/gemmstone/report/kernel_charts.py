@@ -7,16 +7,18 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from gemmstone.core import units
-from gemmstone.report import terms
-from gemmstone.report.figure import BLUE, GREEN, GREY, ORANGE, PURPLE, SKY, Figure, layout, note
+from gemmstone.report import labels, terms
+from gemmstone.report.figure import BLUE, CLEAR, GREEN, GREY, ORANGE, PURPLE, SKY, Figure, layout, note
 from gemmstone.report.markup import text
 
 BOUND_COLOURS = {"compute": BLUE, "memory": ORANGE, "network": GREEN, "host": PURPLE, "launch": SKY}
 # Solid where this device was measured, a pattern where it was not.
 SOURCE_PATTERNS = {"borrowed": "/", "analytic": ".", "assumed": "x"}
-# The longest operations of a step carry their names in the roofline, each on another side: equals lie close together.
-LABEL_SIDES = ("top center", "middle right", "bottom right")
+# The longest operations of a step carry their names in the roofline, each on the side where it covers least.
+LABELLED = 3  # of a step, at most
 LABELLED_SHARE = 0.08
+CANVAS_PX = (600.0, 430.0)  # of the roofline on paper; on a screen there is more room
+PEAK_NAME_PX = 150.0
 ROOM = 8.0  # factor of intensity right of the last operation, for its name
 
 
@@ -108,13 +110,15 @@ def roofline(data: Mapping[str, Any]) -> Figure:
     for peak, names in peaks.items():
         label = f"{', '.join(names)}: {units.show(peak, 'flop_per_s')}"
         traces.append(_roof([peak / bandwidth, high], [peak, peak], label, 1.5))
-        shift = 9 if peak == fastest else -9  # above a lower line the slope to the next would run through the words
-        notes.append(
-            note(text(label), x=math.log10(peak / bandwidth), y=math.log10(peak / 1e12), yref="y", shift=shift)
-        )
+        # At the right end, where neither the slope nor operations are.
+        named = note(text(label), x=math.log10(high), y=math.log10(peak / 1e12), yref="y", anchor="right", shift=9)
+        notes.append({**named, "bgcolor": CLEAR})
     for phase, colour, symbol in (("prefill", BLUE, "circle"), ("decode", ORANGE, "diamond")):
         total = sum(op["time_s"] for op in data["ops"] if op["phase"] == phase) or 1.0
         traces.append(_dots([op for op in computing if op["phase"] == phase], total, f"{phase} step", colour, symbol))
+    speeds = [op["flop"] / op["time_s"] for op in computing if op["time_s"] > 0] or [fastest]
+    bottom, top = math.log10(min(speeds) / 3 / 1e12), math.log10(fastest * 2 / 1e12)
+    _name(traces[-2:], (math.log10(low), math.log10(high)), (bottom, top), [peak / 1e12 for peak in peaks])
     shape = layout(
         height=540,
         hovermode="closest",
@@ -125,9 +129,33 @@ def roofline(data: Mapping[str, Any]) -> Figure:
             "range": [math.log10(low), math.log10(high)],
             "dtick": 1,
         },
-        yaxis={"type": "log", "title": {"text": "speed, TFLOP/s of one device"}, "dtick": 1},
+        yaxis={"type": "log", "title": {"text": "speed, TFLOP/s of one device"}, "range": [bottom, top], "dtick": 1},
     )
     return {"data": traces, "layout": shape}
+
+
+def _name(
+    steps: Sequence[dict[str, Any]], across: tuple[float, float], up: tuple[float, float], peaks: Sequence[float]
+) -> None:
+    """Gives the names of both steps' dots the sides where they cover least; `across` and `up` are the axes' exponents."""
+    wide, high = CANVAS_PX
+    scaled = [(wide / (across[1] - across[0]), across[0]), (high / (up[1] - up[0]), up[0])]
+
+    def pixels(axis: int, value: float) -> float:
+        scale, start = scaled[axis]
+        return scale * (math.log10(value) - start)
+
+    points = [
+        labels.Point(pixels(0, x), pixels(1, y), size / 2, name)
+        for step in steps
+        for x, y, size, name in zip(step["x"], step["y"], step["marker"]["size"], step["text"], strict=True)
+    ]
+    heights = [pixels(1, peak) for peak in peaks]
+    lines = [labels.Box(0.0, y - 1.0, wide, y + 1.0) for y in heights]
+    words = [labels.Box(wide - PEAK_NAME_PX, y, wide, y + labels.LINE_PX) for y in heights]
+    found = labels.sides(points, CANVAS_PX, [*lines, *words])
+    for step in steps:
+        step["textposition"], found = found[: len(step["x"])], found[len(step["x"]) :]
 
 
 def _roof(x: list[float], y: list[float], name: str, width: float) -> dict[str, Any]:
@@ -147,15 +175,14 @@ def _dots(ops: Sequence[Mapping[str, Any]], total: float, name: str, colour: str
     shares = [op["time_s"] / total for op in ops]
     names = [text(op["name"].replace("_", " ")) for op in ops]
     ranked = sorted(range(len(ops)), key=lambda i: -shares[i])
-    sides = {i: LABEL_SIDES[rank] for rank, i in enumerate(ranked[: len(LABEL_SIDES)]) if shares[i] >= LABELLED_SHARE}
+    labelled = {i for i in ranked[:LABELLED] if shares[i] >= LABELLED_SHARE}
     return {
         "type": "scatter",
         "mode": "markers+text",
         "name": name,
         "x": [op["flop"] / op["bytes"] for op in ops],
         "y": [op["flop"] / op["time_s"] / 1e12 for op in ops],
-        "text": [label if i in sides else "" for i, label in enumerate(names)],
-        "textposition": [sides.get(i, LABEL_SIDES[0]) for i in range(len(ops))],
+        "text": [label if i in labelled else "" for i, label in enumerate(names)],
         "textfont": {"size": 11},
         "cliponaxis": False,
         "customdata": [

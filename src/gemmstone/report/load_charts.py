@@ -34,7 +34,7 @@ TORNADO = {  # metric -> title of its panel, and whether more is better
 }
 BETTER, WORSE = BLUE, ORANGE
 NO_CHANGE_FRAC = 0.0005
-LABEL_ROOM = 0.4  # of the axis, beside the longest bar for its number
+LABEL_ROOM = 0.55  # of the axis, beside the longest bar for its number
 
 
 def curve(data: Mapping[str, Any], slo: Mapping[str, float], chosen: float) -> Figure:
@@ -68,7 +68,7 @@ def curve(data: Mapping[str, Any], slo: Mapping[str, float], chosen: float) -> F
         if target:
             top = 10 ** shape[f"yaxis{i + 1}"]["range"][1]
             shape["shapes"] += [line(y=target, axis=place), beyond(y=(target, top), axis=place)]
-            label = f"target {units.show(target, 's')}, missed above"
+            label = f"target {units.show(target, 's')}"
             shape["annotations"].append(note(label, x=0.0, xref="paper", y=math.log10(target), yref=place, shift=9))
     return {"data": traces, "layout": shape}
 

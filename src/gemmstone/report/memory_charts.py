@@ -9,6 +9,7 @@ from gemmstone.core import units
 from gemmstone.report import terms
 from gemmstone.report.figure import (
     BLUE,
+    CLEAR,
     GREEN,
     GREY,
     INK,
@@ -41,25 +42,29 @@ HEADROOM = 1.08  # of the device's memory that the axis reaches
 
 
 def memory(node: Mapping[str, Any]) -> Figure:
-    """One stacked bar: what fills the memory an engine may use of one device, free last."""
+    """A stacked bar for one device of each kind: what fills the memory an engine may use, free last."""
+    kinds = terms.devices(node)
+    first = {part["name"]: kind for kind, whole in reversed(kinds) for part in terms.memory_parts(whole)}
     traces = [
         {
             "type": "bar",
             "orientation": "h",
             "name": text(part["name"]),
-            "y": [""],
+            "showlegend": kind == first[part["name"]],  # once for all kinds
+            "y": [text(kind)],
             "x": [part["bytes"] / 1e9],
             "marker": {"color": COLOURS.get(part["name"], GREY), "line": {"color": "white", "width": 1}},
             "customdata": [f"<b>{text(part['name'])}</b>: {units.show(part['bytes'], 'bytes')}"],
             "hovertemplate": "%{customdata}<extra></extra>",
         }
-        for part in terms.memory_parts(node)
+        for kind, whole in kinds
+        for part in terms.memory_parts(whole)
     ]
     shape = layout(
-        height=210,
+        height=140 + 70 * len(kinds),
         barmode="stack",
-        xaxis={"title": {"text": "memory of one device, GB"}, "range": [0, node["bytes"] / 1e9]},
-        yaxis={"showticklabels": False, "showgrid": False, "fixedrange": True},
+        xaxis={"title": {"text": "memory of one device, GB"}, "range": [0, max(k["bytes"] for _, k in kinds) / 1e9]},
+        yaxis={"showticklabels": len(kinds) > 1, "showgrid": False, "fixedrange": True, "autorange": "reversed"},
     )
     shape["legend"]["traceorder"] = "normal"
     shape["meta"] = {"legend_in_table": True}  # the table beside it has the same colours: a narrow page does without
@@ -99,8 +104,8 @@ def context(data: Mapping[str, Any]) -> Figure:
         {**line(x=used), "line": {"color": INK, "dash": "dash", "width": 1.5}},
     ]
     shape["annotations"] = [
-        note(f"usable by the engine: {usable:.3g} GB", x=0.0, xref="paper", y=usable, yref="y", shift=-9, colour=RED),
-        note(f"the device's memory: {whole:.3g} GB", x=0.0, xref="paper", y=whole, yref="y", shift=9, colour=INK),
+        _along(f"usable by the engine: {usable:.3g} GB", usable, -9, RED),
+        _along(f"the device's memory: {whole:.3g} GB", whole, 9, INK),
         _at(used, last, f"this load: up to {used:,.0f}", 0.34, INK),
     ]
     if fits is not None and fits < last:
@@ -119,7 +124,12 @@ def _layers(data: Mapping[str, Any]) -> list[tuple[str, list[float], str]]:
     return [*layers, ("KV cache and states", list(data["cache_bytes"]), ORANGE)]
 
 
+def _along(label: str, y: float, shift: float, colour: str) -> dict[str, Any]:
+    """A label at the left end of a horizontal line."""
+    return {**note(label, x=0.0, xref="paper", y=y, yref="y", shift=shift, colour=colour), "bgcolor": CLEAR}
+
+
 def _at(x: float, last: float, label: str, y: float, colour: str) -> dict[str, Any]:
     """A label beside a vertical line, on the side that has room, on white so that it can be read over what is stacked."""
     anchor = "left" if x < 0.6 * last else "right"
-    return {**note(label, x=x, y=y, anchor=anchor, colour=colour), "bgcolor": "rgba(255,255,255,0.85)"}
+    return {**note(label, x=x, y=y, anchor=anchor, colour=colour), "bgcolor": CLEAR}

@@ -75,8 +75,17 @@ def _sentence(best: Mapping[str, Any]) -> Html:
 def spelled_out(entry: Mapping[str, Any]) -> str:
     """The layout in words, for a reader who does not know the letters."""
     run = entry["deployment"]
-    if "tensor_parallel" not in run:
-        return ""  # pools of their own shapes: the layout says which
+    if "prefill" in run and "decode" in run:
+        pools = [
+            f"{pool['workers']} {name} worker{'' if pool['workers'] == 1 else 's'} on {hardware(pool['hardware'])}, each "
+            f"{_in_words(pool)}"
+            for name, pool in (("prefill", run["prefill"]), ("decode", run["decode"]))
+        ]
+        return f"In words: {'; '.join(pools)}."
+    return f"In words: {_in_words(run)}."
+
+
+def _in_words(run: Mapping[str, Any]) -> str:
     degrees = (
         ("tp", run["tensor_parallel"], "tensor-parallel devices a stage"),
         ("pp", run["pipeline_parallel"], "pipeline stages"),
@@ -87,7 +96,7 @@ def spelled_out(entry: Mapping[str, Any]) -> str:
     split = "; ".join(f"{name}{degree}: {degree} {words}" for name, degree, words in degrees if degree > 1)
     formats = f"weights in {run['weights']}, products in {run['activations']}, cache in {run['kv_cache']}"
     most = f"; at most {run['max_num_seqs']:,} running requests a rank" if run["max_num_seqs"] else ""
-    return f"In words: {split or 'one device, no split'}; {formats}{most}."
+    return f"{split or 'one device, no split'}; {formats}{most}"
 
 
 def _refusal(fallback: Mapping[str, Any]) -> list[object]:

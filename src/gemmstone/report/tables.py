@@ -124,6 +124,8 @@ def context(document: Document) -> Html:
         f"Requests of this load end with {data['used_tokens']:,.0f} tokens and hold fewer on average. Running requests are those of one replica and "
         "attention-DP rank; they share its devices' memory."
     )
+    if is_disaggregated(document["best"]):
+        used += " The device is one of those that decode."
     return join((table(headers, rows, words=(0, 1), label="longest contexts"), _soft(used)))
 
 

@@ -279,7 +279,9 @@ def _print_warnings(console: Console, warnings: Iterable[str]) -> None:
 
 def _layout(run: Mapping[str, Any]) -> str:
     if run.get("disaggregated"):
-        return "; ".join(f"{run[side]['workers']} {side} workers: {_layout(run[side])}" for side in ("prefill", "decode"))
+        return "; ".join(
+            f"{run[side]['workers']} {side} workers: {_layout(run[side])}" for side in ("prefill", "decode")
+        )
     degrees = {
         "tp": run["tensor_parallel"],
         "pp": run["pipeline_parallel"],

@@ -36,6 +36,11 @@ def of(node: Mapping[str, Any], group: str = "") -> Iterable[Term]:
         yield from of(part, node["name"])
 
 
+def devices(node: Mapping[str, Any]) -> list[tuple[str, Mapping[str, Any]]]:
+    """The memory of one device of each kind with a name for it; a name of "" where there is only one kind."""
+    return [(part["name"], part) for part in node["parts"]] if node["name"] == "pools" else [("", node)]
+
+
 def memory_parts(node: Mapping[str, Any]) -> list[Mapping[str, Any]]:
     """The parts of a memory node in the order they are shown: what every engine has first, others, what is free last."""
     known = {name: i for i, name in enumerate(MEMORY_ORDER)}

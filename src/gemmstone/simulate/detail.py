@@ -42,8 +42,12 @@ def detail(found: Answer, load: int = 0, region: str | None = None) -> dict[str,
 
 
 def roofline(found: Answer, load: int = 0) -> dict[str, Any]:
-    """FLOP, bytes and seconds of every operation of a prompt step and a decode step, with the device's peaks."""
+    """FLOP, bytes and seconds of every operation of a prompt step and a decode step, with the device's peaks.
+
+    Where prompts are computed on other devices their step stands under other peaks, and only the decode step is here.
+    """
     device = found.system.cluster.device
+    alone = {"prefill"} if len({made.cluster.device.slug for made in found.systems}) > 1 else set()
     ops: list[dict[str, Any]] = [
         {
             "phase": phase,
@@ -52,8 +56,9 @@ def roofline(found: Answer, load: int = 0) -> dict[str, Any]:
             "bytes": _at(leaf.bytes, point),
             "time_s": _at(leaf.time_s, point),
         }
-        for phase, point in (("prefill", found.steady.loads + load), ("decode", load))
-        for leaf in found.steady.tree.leaves()
+        for phase, (tree, point) in found.phases(load).items()
+        if phase not in alone
+        for leaf in tree.leaves()
     ]
     return {
         "peak_flop_per_s": dict(device.peak_flop_per_s),
@@ -138,14 +143,16 @@ def _longest(memory: Memory, requests: float) -> float:
 def places(found: Answer, load: int = 0, region: str | None = None) -> dict[str, Any]:
     """Carbon of a million output tokens by region, and what they cost at each price that is known for the device."""
     known = documents.metrics(found, load)
-    hours = found.system.deployment.num_devices / SECONDS_PER_HOUR / known["output_tokens_per_s"]["value"] * 1e6
+    devices = found.system.deployment.num_devices if found.pools is None else found.pools.num_devices
+    hours = devices / SECONDS_PER_HOUR / known["output_tokens_per_s"]["value"] * 1e6
     cost = known.get("usd_per_million_output_tokens")
     counted = None if cost is None else cost["value"] / hours
+    kinds = {made.cluster.device.slug for made in found.systems}
     return {
         "regions": _regions(known.get("energy_j_per_output_token"), region),
         "prices": [
             {**price, "usd_per_million_output_tokens": price["usd_per_hour"] * hours}
-            for price in _prices(found.system.cluster.device, counted)
+            for price in (_prices(found.system.cluster.device, counted) if len(kinds) == 1 else ())
         ],
     }
 

@@ -19,12 +19,14 @@ from gemmstone.simulate.system import System
 Sides = tuple[PrefillSide, DecodeSide]
 
 
-def respond(made: System | Pools, workload: Workload, economics: Callable[[Device], Economics]) -> Answer:
-    """The metrics of a system, whatever it is made of; `economics` tells what a device costs."""
+def respond(
+    made: System | Pools, workload: Workload, economics: Callable[[Device], Economics], loads: Array | None = None
+) -> Answer:
+    """The metrics of a system, whatever it is made of; `economics` tells what a device costs, `loads` as in `answer`."""
     if isinstance(made, Pools):
         places = economics(made.prefill.cluster.device), economics(made.decode.cluster.device)
-        return pools_answer(made, workload, places)
-    return answer(made, workload, economics(made.cluster.device))
+        return pools_answer(made, workload, places, loads)
+    return answer(made, workload, economics(made.cluster.device), loads)
 
 
 def sides(pools: Pools, workload: Workload) -> Sides:
