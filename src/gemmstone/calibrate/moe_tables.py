@@ -163,6 +163,9 @@ def _sample(table: tables.Table, dtype: str, kernel: str, rows: pl.DataFrame) ->
         activations=activations,
     )
     groups = group_ids(experts, top, hidden, inter)
+    for split in (tensor, ranks):  # a table of two models alone
+        if groups.max() + 1 < MIN_SHAPES:
+            groups = group_ids(groups, split)
     return Sample(
         device=table.device,
         engine=table.backend,
@@ -171,7 +174,7 @@ def _sample(table: tables.Table, dtype: str, kernel: str, rows: pl.DataFrame) ->
         kernel=f"{kernel} {weights}" if op.variant != weights else kernel,
         op=op,
         seconds=latency * 1e-3,
-        groups=groups if groups.max() + 1 >= MIN_SHAPES else group_ids(experts, top, hidden, inter, tensor),
+        groups=groups,
         inputs=table.inputs,
     )
 
