@@ -91,16 +91,29 @@ def test_a_region_that_is_not_among_the_places_is_added() -> None:
     assert counted["g_per_kwh"] == carbon.intensity("aws:eu-central-1")[0]
 
 
-def test_prices_are_those_the_catalogue_quotes_and_the_one_that_is_counted() -> None:
+def test_prices_are_those_the_catalogue_knows_and_the_one_that_is_counted() -> None:
     listed = predict()["detail"]["places"]["prices"]
-    assert [price["usd_per_hour"] for price in listed] == [1.29, 2.95, 4.92, 12.29]
-    assert [price["usd_per_hour"] for price in listed if price["counted"]] == [2.95]
+    hourly = [price["usd_per_hour"] for price in listed]
+    assert len(hourly) >= 4
+    assert hourly == sorted(hourly)
+    device = system(Scenario(model="llama-3.1-8b", hardware="2xh100-sxm")).cluster.device
+    assert device.price is not None
+    assert [price["usd_per_hour"] for price in listed if price["counted"]] == [device.price.usd_per_hour]
     given = predict(money=api.Money(usd_per_device_hour=3.0))
     [counted] = [price for price in given["detail"]["places"]["prices"] if price["counted"]]
     assert counted["place"] == "as given"
     value = given["metrics"]["usd_per_million_output_tokens"]["value"]
     assert counted["usd_per_million_output_tokens"] == pytest.approx(value, rel=1e-9)
-    assert len(given["detail"]["places"]["prices"]) == 5
+    assert len(given["detail"]["places"]["prices"]) == len(listed) + 1
+    for price in given["detail"]["places"]["prices"]:
+        assert price["usd_per_million_output_tokens"] / price["usd_per_hour"] == pytest.approx(value / 3.0, rel=1e-9)
+
+
+def test_prices_of_a_provider_are_one_row_with_its_regions(monkeypatch: pytest.MonkeyPatch) -> None:
+    row = {"provider": "cloud", "usd_per_hour": "2.5", "date": "2026"}
+    rows = [{**row, "region": f"r{i}"} for i in range(5)] + [{**row, "region": "dear", "usd_per_hour": "4"}]
+    monkeypatch.setattr(detail.device_files, "describe", lambda _: {"prices": rows, "conflicts": {}, "values": []})
+    assert detail._listed("any") == [(2.5, "cloud: r0, r1, r2 and 2 more", "2026"), (4.0, "cloud: dear", "2026")]
 
 
 def test_what_is_not_known_has_no_row() -> None:

@@ -28,6 +28,7 @@ CONTEXT_BEYOND = 1.4  # times the context that fits, to which memory is drawn
 REQUESTS = (1, 4, 16, 64, 256)
 # Countries of one source and year, from clean to dirty, where much computing stands; the world and the asked region beside.
 PLACES = ("world", "SWE", "FRA", "CAN", "BRA", "GBR", "USA", "DEU", "JPN", "SGP", "CHN", "IND", "ZAF")
+MOST_REGIONS = 3  # of a provider at one price that are named
 SAME_PRICE = 1e-6  # relative difference of two prices that are one
 QUOTED = re.compile(r"\s*([0-9.]+) USD/h \((.+)\)\s*")  # a price as the conflicts of a device file write it
 
@@ -179,26 +180,40 @@ def _regions(energy: dict[str, float] | None, asked: str | None) -> list[dict[st
 
 
 def _prices(device: Device, counted: float | None) -> list[dict[str, Any]]:
-    """Prices of a device-hour, cheapest first: the one that is counted, the catalogue's, and others its file quotes."""
-    found: list[tuple[float, str, str]] = []
-    if device.price is not None:
+    """Prices of a device-hour, cheapest first: the one that is counted, and all that the catalogue knows."""
+    found = _listed(device.slug)
+
+    def place_of(usd: float) -> int:
+        return next((i for i, (known, _, _) in enumerate(found) if math.isclose(known, usd, rel_tol=SAME_PRICE)), -1)
+
+    if device.price is not None and place_of(device.price.usd_per_hour) < 0:
         found.append((device.price.usd_per_hour, device.price.place, device.price.date))
-    found += [(usd, place, "") for usd, place in _quoted(device)]
-    if counted is not None:
+    if counted is not None and place_of(counted) < 0:
         found.append((counted, "as given", ""))
-    rows: list[dict[str, Any]] = []
-    for usd, place, date in found:
-        if not any(math.isclose(row["usd_per_hour"], usd, rel_tol=SAME_PRICE) for row in rows):
-            same = counted is not None and math.isclose(usd, counted, rel_tol=SAME_PRICE)
-            rows.append({"usd_per_hour": usd, "place": place, "date": date, "counted": same})
-    return sorted(rows, key=lambda row: float(row["usd_per_hour"]))
+    marked = -1 if counted is None else place_of(counted)
+    rows = [
+        {"usd_per_hour": usd, "place": place, "date": date, "counted": i == marked}
+        for i, (usd, place, date) in enumerate(found)
+    ]
+    return sorted(rows, key=lambda row: float(str(row["usd_per_hour"])))
 
 
-def _quoted(device: Device) -> list[tuple[float, str]]:
-    """Prices that sources disagree on, with who asks them."""
+def _listed(slug: str) -> list[tuple[float, str, str]]:
+    """Prices by provider with their regions and dates; where there are none, those that sources of the device disagree on."""
     try:
-        seen = device_files.describe(device.slug)["conflicts"].get("price.per_hour", [])
+        known = device_files.describe(slug)
     except BadRequest:
         return []  # a device of a user's own file has no entry in the catalogue
-    matches = (QUOTED.fullmatch(text) for text in seen)
-    return [(float(match[1]), match[2]) for match in matches if match]
+    regions: dict[tuple[float, str, str], list[str]] = {}
+    for row in known.get("prices", ()):
+        regions.setdefault((float(row["usd_per_hour"]), row["provider"], row["date"]), []).append(row["region"])
+    if regions:
+        return [(usd, f"{provider}: {_some(names)}", date) for (usd, provider, date), names in regions.items()]
+    matches = (QUOTED.fullmatch(text) for text in known["conflicts"].get("price.per_hour", ()))
+    own = {value["value"] for value in known["values"] if value["field"] == "price.per_hour"}
+    return [(float(match[1]), match[2], "") for match in matches if match and float(match[1]) not in own]
+
+
+def _some(names: list[str]) -> str:
+    more = len(names) - MOST_REGIONS
+    return ", ".join(names[:MOST_REGIONS]) + (f" and {more} more" if more > 0 else "")
