@@ -6,6 +6,7 @@ A token takes 819,200 bytes; the longest context it reports is 1,900K tokens.
 from __future__ import annotations
 
 from dataclasses import replace
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -93,7 +94,7 @@ def test_partial_results_merge_to_full_attention(cuts: list[int]) -> None:
         return weights @ values[part] / weights.sum(), largest, float(weights.sum())
 
     edges = [0, *cuts, 1000]
-    parts = [attend(slice(start, stop)) for start, stop in zip(edges, edges[1:], strict=False)]
+    parts = [attend(slice(start, stop)) for start, stop in pairwise(edges)]
     largest = max(m for _, m, _ in parts)
     weights = np.array([total * np.exp(m - largest) for _, m, total in parts])
     merged = sum(weight * output for weight, (output, _, _) in zip(weights, parts, strict=True)) / weights.sum()

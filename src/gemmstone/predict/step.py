@@ -59,6 +59,8 @@ class StepTimer:
             + self.host.per_prefill_token_s * prefill_tokens
             + np.zeros_like(device.time_s)
         )
+        if not self.model.generates:  # an encoder's steps all have prompts
+            host_s = np.where(prefill_tokens > 0, host_s, 0.0)
         return serial("step", [overlap("execution", execution), self._host("host", host_s)])
 
     def seconds(self, step: Step) -> Array:
@@ -117,13 +119,13 @@ def _lane(resource: str, priced: list[Estimate]) -> Iterator[Estimate]:
         bound = needs.argmax(axis=0) == RESOURCES.index(resource)
         shared_s = np.minimum(needs[RESOURCES.index(resource)] * part.count, part.time_s)
         time_s = np.where(bound, part.time_s, shared_s)
-        if not np.any(time_s > 0):
-            continue
-        yield replace(
-            part,
-            time_s=time_s,
-            energy_j=np.where(bound, part.energy_j, 0.0),
-            flop=np.where(bound, part.flop, 0.0),
-            bytes=np.where(bound, part.bytes, 0.0),
-            limits={resource: time_s},
-        )
+        own_bytes = np.where(bound, part.bytes, 0.0)
+        if np.any(time_s > 0) or np.any(own_bytes > 0):
+            yield replace(
+                part,
+                time_s=time_s,
+                energy_j=np.where(bound, part.energy_j, 0.0),
+                flop=np.where(bound, part.flop, 0.0),
+                bytes=own_bytes,
+                limits={resource: time_s},
+            )

@@ -9,9 +9,9 @@ passes in a row of
 
 - `draft=NAME`: another model of the same vocabulary, in 16 bits, split as the model is where its heads allow, whole on every
   rank where not; its weights and its cache lie on the device;
-- `draft=` (left out): one more layer like the model's last behind a product that joins embedding and hidden state, with the
-  model's own embedding and head: the modules for multi-token prediction of DeepSeek-V3 (arXiv:2412.19437, section 2.2), and
-  the heads of EAGLE (arXiv:2401.15077);
+- `draft=` (left out): one layer behind a product that joins embedding and hidden state, with the model's own embedding and
+  head, in every pass: the model's module for multi-token prediction where it has one (DeepSeek-V3, arXiv:2412.19437,
+  section 2.2), elsewhere a layer like the model's last, as the heads of EAGLE (arXiv:2401.15077);
 - `draft=ngram`: nothing: the tokens are looked up in the prompt.
 
 The prompts of a step ride in the draft's first pass. So do tokens that it has to read again after a verification, which are
@@ -77,7 +77,8 @@ def drafter(settings: Speculative, model: Model, run: Deployment) -> Drafter | N
     if settings.draft == LOOKED_UP:
         return None
     if not settings.draft:
-        return Drafter(replace(model, layers=(replace(model.layers[-1], count=1),)), run, True)
+        layer = (model.mtp_layers or model.layers)[-1]
+        return Drafter(replace(model, layers=(replace(layer, count=1),), tower=None), run, True)
     draft = _find(settings.draft)
     tp = run.tensor_parallel
     splits = not any(kind(block).split_problem(block, tp, False) for layer in draft.layers for block in blocks(layer))
