@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from gemmstone import __version__
-from gemmstone.catalog import carbon, device_files, engine_files, model_files
+from gemmstone.catalog import carbon, device_files, engine_files, model_files, prices
 from gemmstone.core import units
 from gemmstone.core.deployment import Workload
 from gemmstone.core.errors import BadRequest
@@ -40,7 +40,10 @@ MAX_PUE = 10.0
 
 @dataclass(frozen=True, kw_only=True)
 class Money:
-    """What a user said about price and place; None takes the catalogue's price, the world's average electricity and PUE."""
+    """What a user said about price and place; None takes the catalogue's price, the world's average electricity and PUE.
+
+    A region that is a cloud's has a price of its own where the catalogue knows one.
+    """
 
     usd_per_device_hour: float | None = None
     region: str | None = None
@@ -50,8 +53,9 @@ class Money:
     def economics(self, device: Device) -> Economics:
         """Prices and carbon to count with on a device."""
         price = self.usd_per_device_hour
-        if price is None and device.price is not None:
-            price = device.price.usd_per_hour
+        if price is None:
+            known = (prices.at(device.slug, self.region) if self.region else None) or device.price
+            price = known.usd_per_hour if known else None
         grams, _ = carbon.intensity(self.region or carbon.DEFAULT_REGION)
         return Economics(
             usd_per_device_hour=price,

@@ -1,7 +1,8 @@
 """Carbon intensity of electricity and the overhead of data centres, as facts with their sources.
 
 carbon.csv holds annual averages in grams of CO2 equivalent per kWh consumed: countries (ISO 3166 codes and names),
-grid zones, cloud regions (provider:region) and the world. Averages, not marginal or hourly values.
+grid zones, cloud regions (provider:region) and the world. Averages, not marginal or hourly values. catalog.refresh brings
+countries up to date; a row's source is a key of SOURCES or what the refresh was told to cite.
 """
 
 from __future__ import annotations
@@ -42,7 +43,7 @@ def intensity(region: str = DEFAULT_REGION) -> tuple[float, str]:
     """
     row = _row(region)
     year = f", {row['year']}" if row["year"] else ""
-    return float(row["g_per_kwh"]), f"{row['name']}{year}: {SOURCES[row['source']]}"
+    return float(row["g_per_kwh"]), f"{row['name']}{year}: {SOURCES.get(row['source'], row['source'])}"
 
 
 def pue(region: str = DEFAULT_REGION) -> tuple[float, str]:
@@ -51,6 +52,11 @@ def pue(region: str = DEFAULT_REGION) -> tuple[float, str]:
     if row["pue"]:
         return float(row["pue"]), f"{row['name']}: {SOURCES['mlco2-cloud']}"
     return DEFAULT_PUE, DEFAULT_PUE_SOURCE
+
+
+def is_country(region: str) -> bool:
+    """Whether a region's code is a country's (or the world), not a grid zone's or a cloud's."""
+    return region == DEFAULT_REGION or (len(region) == 3 and region.isascii() and region.isupper())
 
 
 def regions() -> list[str]:
@@ -74,7 +80,7 @@ def _rows() -> tuple[dict[str, str], ...]:
 
 
 def _country_names() -> list[str]:
-    return [row["name"] for row in _rows() if row["source"] == "codecarbon-country"]
+    return [row["name"] for row in _rows() if is_country(row["region"])]
 
 
 @lru_cache(maxsize=1)
@@ -86,7 +92,7 @@ def _names() -> dict[str, dict[str, str]]:
         if row["iso2"]:
             found.setdefault(fold(row["iso2"]), row)
     for row in rows:
-        if row["source"] in ("codecarbon-country", "codecarbon-source"):
+        if is_country(row["region"]):
             found.setdefault(fold(row["name"]), row)
     bare = Counter(_bare(row) for row in rows)
     for row in rows:

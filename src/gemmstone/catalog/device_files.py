@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from gemmstone.catalog import device_tables as tables
-from gemmstone.catalog import system_files
+from gemmstone.catalog import prices, system_files
 from gemmstone.catalog.device_edit import edit, editable
 from gemmstone.catalog.device_fields import LINKS
 from gemmstone.core.errors import BadRequest
@@ -67,6 +67,7 @@ def describe(name: str) -> dict[str, Any]:
             if key in document
         },
         **tables.described(document),
+        "prices": [] if "device" in document else prices.of(document["slug"]),
     }
 
 
@@ -197,6 +198,6 @@ def _device(document: Mapping[str, Any]) -> Device:
         else None,
         tdp_w=number.get("power.tdp"),
         idle_w=number.get("power.idle"),
-        price=tables.price(values),
+        price=tables.price(values) or prices.default(document["slug"]),
         sources={field: value.source for field, value in values.items()},
     )

@@ -373,6 +373,12 @@ def _print_entry(console: Console, document: Mapping[str, Any]) -> None:
         console.print(table)
         for field, values in entry["conflicts"].items():
             console.print(Text(f"sources disagree on {field}: {'; '.join(values)}", style="yellow"))
+        if entry["prices"]:
+            table = _table("price of a device, USD/h", "on demand", "spot", "date")
+            for row in entry["prices"]:
+                place = f"{row['provider']}:{row['region']} {row['instance']}"
+                table.add_row(place, row["usd_per_hour"], row["spot_usd_per_hour"] or "-", row["date"])
+            console.print(table)
         return
     _print_fields(console, entry, "")
 
