@@ -23,6 +23,7 @@ from gemmstone.report import cases
 from gemmstone.simulate import detail as details
 from gemmstone.simulate import documents, rows
 from gemmstone.simulate.efficiency import efficiency
+from gemmstone.simulate.inputs import image_size, settled
 from gemmstone.simulate.metrics import METRICS, Answer
 from gemmstone.simulate.pool_metrics import respond
 from gemmstone.simulate.pools import workers
@@ -32,7 +33,18 @@ if TYPE_CHECKING:
     from gemmstone.plan.break_even import ApiPrice
     from gemmstone.plan.question import Question
 
-__all__ = ["Choice", "Money", "Scenario", "Workload", "compare", "money", "plan", "predict", "predict_cases"]
+__all__ = [
+    "Choice",
+    "Money",
+    "Scenario",
+    "Workload",
+    "compare",
+    "image_size",
+    "money",
+    "plan",
+    "predict",
+    "predict_cases",
+]
 
 MAX_PRICE = 1e6
 MAX_PUE = 10.0
@@ -83,6 +95,7 @@ def predict(scenario: Scenario, money: Money | None = None, *, detail: bool = Fa
     `detail` adds what the HTML page draws.
     """
     check_workload(scenario.workload)
+    scenario = settled(scenario)
     found_at = made(scenario)
     money = money or Money()
     for worker in workers(found_at):
@@ -138,6 +151,7 @@ def predict_cases(
         except BadRequest as error:
             refused[scenario.model] = error
             raise
+        scenario = settled(scenario)
         found = respond(made(scenario), scenario.workload, money.economics)
         values: dict[str, Any] = {}
         for name, metric in found.metrics.items():

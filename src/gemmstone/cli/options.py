@@ -15,6 +15,8 @@ ACTIVATIONS = Annotated[str | None, typer.Option(help="Format the products are c
 KV = Annotated[str | None, typer.Option(help="Number format of the KV cache.")]
 INPUT = Annotated[float, typer.Option("--input", help="Prompt tokens of a request.")]
 OUTPUT = Annotated[float, typer.Option("--output", help="Generated tokens of a request.")]
+IMAGES = Annotated[int, typer.Option(help="Images in every prompt, beside its --input tokens.")]
+IMAGE_SIZE = Annotated[str, typer.Option(help="Pixels of an image, WIDTHxHEIGHT.")]
 SPREAD = Annotated[float, typer.Option(help="Lengths are uniform between (1 - s) and 1 times the given ones.")]
 MEMORY = Annotated[float | None, typer.Option(help="Fraction of device memory the engine may take.")]
 PREFIX_HIT = Annotated[float, typer.Option(help="Fraction of prompt tokens found in the prefix cache.")]

@@ -38,6 +38,8 @@ def command(
     input_tokens: opt.INPUT = 1024,
     output_tokens: opt.OUTPUT = 128,
     length_spread: opt.SPREAD = 0.0,
+    images: opt.IMAGES = 0,
+    image_size: opt.IMAGE_SIZE = "1024x1024",
     concurrency: Annotated[float | None, typer.Option(help="Requests in flight, closed loop.")] = None,
     requests_per_slot: Annotated[float, typer.Option(help="A benchmark run of so many requests a slot.")] = 0.0,
     rate: Annotated[float | None, typer.Option(help="Requests/s, Poisson arrivals.")] = None,
@@ -90,6 +92,7 @@ def command(
         raise BadRequest(f"give a model and its hardware: {COMMAND}")
     loads = {"concurrency": concurrency, "rate": rate, "batch": batch, "offline": 1.0 if offline else None}
     mode, load = mode_of(loads)
+    width, height = api.image_size(image_size)
     document = api.predict(
         api.Scenario(
             model=model,
@@ -124,6 +127,9 @@ def command(
                 mode=mode,
                 load=load,
                 requests_per_slot=requests_per_slot,
+                images=images,
+                image_width=width,
+                image_height=height,
             ),
             fidelity=fidelity,
             edits=tuple(set_ or ()),

@@ -42,6 +42,10 @@ class Deployment:
     memory_reserve_bytes: float = 0.0  # left free by the engine
     prefix_hit_frac: float = 0.0
     cuda_graphs: bool = True
+    images_per_token: float = (
+        0.0  # images, or the squares they are cut into, that a token of a prompt brings on average
+    )
+    image_patches: float = 0.0  # patches of each of them
     techniques: tuple[object, ...] = ()  # settings of rows in graph.techniques.TECHNIQUES
 
     @property
@@ -70,11 +74,15 @@ class Workload:
     mode: str = "concurrency"  # concurrency | rate | batch | offline
     load: float = 1.0  # requests in flight, requests/s, batch size; unused when offline
     requests_per_slot: float = 0.0  # 0: steady state
+    images: int = 0  # in every prompt, beside its input_tokens
+    image_width: int = 1024  # pixels
+    image_height: int = 1024
+    image_tokens: float = 0.0  # what the images of a prompt are for the model at hand
 
     @property
     def mean_input_tokens(self) -> float:
-        """Expected prompt length."""
-        return self.input_tokens * (1 - self.length_spread / 2)
+        """Expected prompt length, images included."""
+        return self.input_tokens * (1 - self.length_spread / 2) + self.image_tokens
 
     @property
     def mean_output_tokens(self) -> float:

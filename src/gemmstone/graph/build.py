@@ -10,7 +10,8 @@ from typing import NamedTuple
 from gemmstone.core.deployment import Deployment, Step
 from gemmstone.core.model import Experts, Layer, Model
 from gemmstone.core.work import Op
-from gemmstone.graph.blocks import blocks, kind
+from gemmstone.graph import tower
+from gemmstone.graph.blocks import layer_ops
 from gemmstone.graph.blocks.kind import ACTIVATION_BYTES, Place
 from gemmstone.ops import collective, elementwise, matmul
 
@@ -47,12 +48,15 @@ def build(model: Model, deployment: Deployment, step: Step) -> Groups:
 
     With pipeline parallelism the groups of all stages follow each other, joined by the hand-over between stages.
     """
+    if not model.generates:  # an encoder has no step without a prompt
+        step = replace(step, decode_seqs=0.0, sampled_seqs=step.prefill_seqs)
     place = Place(model.hidden_size, deployment, step)
-    groups = [OpGroup("embedding", 1, tuple(_embedding(model, place)))]
-    groups += [OpGroup(_layer_name(layer), layer.count, tuple(_layer(layer, place))) for layer in model.layers]
+    groups = [OpGroup(*section) for section in tower.sections(model.tower, deployment, step)] if model.tower else []
+    groups.append(OpGroup("embedding", 1, tuple(_embedding(model, place))))
+    groups += [OpGroup(_layer_name(layer), layer.count, tuple(layer_ops(layer, place))) for layer in model.layers]
     if deployment.pipeline_parallel > 1:
         groups.append(OpGroup("pipeline", deployment.pipeline_parallel - 1, (_hand_over(model, place),)))
-    if model.has_head:
+    if model.has_head or model.classes:
         groups.append(OpGroup("head", 1, tuple(_head(model, place))))
     return tuple(groups)
 
@@ -62,27 +66,25 @@ def _layer_name(layer: Layer) -> str:
     return expert if isinstance(layer.feed_forward, Experts) else plain
 
 
-def _layer(layer: Layer, place: Place) -> Iterator[Op]:
-    yield elementwise.norm("norm", tokens=place.tokens, width=place.hidden, count=layer.norms)
-    parts = blocks(layer)
-    for block in parts:
-        last = block is parts[-1]
-        yield from kind(block).ops(block, place._replace(reduced=last or not layer.parallel))
-
-
 def _embedding(model: Model, place: Place) -> Iterator[Op]:
     ranks = place.deployment.tensor_parallel
+    if model.patch_elements:
+        yield matmul.gemm("patch_embedding", m=place.tokens, n=model.hidden_size, k=model.patch_elements)
     rows = model.vocab_size / ranks + model.learned_positions
     yield elementwise.embedding("embedding", tokens=place.tokens, width=model.hidden_size, rows=rows)
     if model.embedding_norm:
         yield elementwise.norm("embedding_norm", tokens=place.tokens, width=model.hidden_size)
-    if ranks > 1:
+    if ranks > 1 and model.vocab_size:
         message = place.tokens * model.hidden_size * ACTIVATION_BYTES
         yield collective.all_reduce("embedding_all_reduce", message_bytes=message, ranks=ranks)
 
 
 def _head(model: Model, place: Place) -> Iterator[Op]:
     run, sequences = place.deployment, place.step.sampled
+    if model.classes:
+        yield matmul.gemm("classifier", m=sequences, n=model.classes, k=model.hidden_size)
+    if not model.has_head:
+        return
     vocab = model.vocab_size / run.tensor_parallel
     yield elementwise.norm("final_norm", tokens=sequences, width=model.hidden_size)
     yield matmul.gemm("lm_head", m=sequences, n=vocab, k=model.hidden_size)

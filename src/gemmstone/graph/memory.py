@@ -19,7 +19,7 @@ from gemmstone.core.deployment import Deployment, Numbers, Step
 from gemmstone.core.errors import NoAnswer
 from gemmstone.core.hardware import Device
 from gemmstone.core.model import Model
-from gemmstone.graph import techniques
+from gemmstone.graph import techniques, tower
 from gemmstone.graph.blocks import blocks, kind
 from gemmstone.graph.blocks.kind import ACTIVATION_BYTES, Cache
 from gemmstone.graph.build import fullest_stage
@@ -29,7 +29,8 @@ from gemmstone.graph.build import fullest_stage
 CONTEXT_BYTES = 0.6e9  # driver context, library handles
 COMMUNICATION_BYTES = 0.5e9  # buffers of the collective library, only with more than one device
 GRAPH_BYTES = 0.8e9  # captured CUDA graphs
-ENDS = ("embedding", "head")  # operations that only the first or the last stage holds
+FIRST = ("embedding", *tower.GROUPS)  # operations that only the first pipeline stage holds
+LAST = ("head",)  # and only the last
 BLOCK_TOKENS = 16  # tokens of a page of the cache, the least that is of use
 MOST_TOKENS = 1e15  # a cache that never fills is shown as this many tokens
 REPORTED_FRAC = 0.985  # of the reported memory is free before an engine starts
@@ -157,23 +158,22 @@ def does_not_fit(model: Model, device: Device, found: Memory) -> NoAnswer:
 def _weights(model: Model, deployment: Deployment, tier: str) -> MemoryNode:
     stages = deployment.pipeline_parallel
     held = fullest_stage(model.num_layers, stages)
-    nodes: list[MemoryNode] = []
-    ends: list[MemoryNode] = []
+    inside: list[MemoryNode] = []
+    ends: dict[tuple[str, ...], list[MemoryNode]] = {FIRST: [], LAST: []}
     for group in techniques.built(model, deployment, Step()):
+        end = next((names for names in ends if group.name in names), ())
         own = [
-            MemoryNode(
-                name=op.name,
-                bytes=float(op.weight_bytes) * group.repeats * (1.0 if group.name in ENDS else held),
-            )
+            MemoryNode(name=op.name, bytes=float(op.weight_bytes) * group.repeats * (1.0 if end else held))
             for op in (*group.ops, *group.streams)
             if op.tier == tier and float(op.weight_bytes) > 0
         ]
-        if not own or (group.name == "head" and model.tied_embeddings and stages == 1):
+        if not own or (group.name in LAST and model.tied_embeddings and stages == 1):
             continue
-        (ends if group.name in ENDS else nodes).append(_joined(group.name, own))
-    if stages > 1 and ends:  # first and last stage hold one each: the fuller one counts
-        ends = [max(ends, key=lambda node: node.bytes)]
-    return _joined("weights", nodes + ends)
+        (ends[end] if end else inside).append(_joined(group.name, own))
+    held_ends = list(ends.values())
+    if stages > 1:  # the first and the last stage hold one each: the fuller one counts
+        held_ends = [max(held_ends, key=lambda nodes: sum(node.bytes for node in nodes))]
+    return _joined("weights", [*inside, *(node for nodes in held_ends for node in nodes)])
 
 
 def _joined(name: str, nodes: Iterable[MemoryNode]) -> MemoryNode:

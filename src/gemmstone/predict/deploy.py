@@ -34,6 +34,8 @@ class Choice:
     gpu_memory_utilization: float | None = None
     prefix_hit_frac: float = 0.0
     engine_version: str = ""
+    images_per_token: float = 0.0
+    image_patches: float = 0.0
     techniques: tuple[object, ...] = ()  # settings of rows in graph.techniques.TECHNIQUES
 
 
@@ -86,6 +88,8 @@ def resolve(model: Model, cluster: Cluster, engine: Engine, choice: Choice) -> D
         memory_reserve_bytes=engine.reserve_bytes,
         prefix_hit_frac=choice.prefix_hit_frac,
         cuda_graphs=engine.cuda_graphs,
+        images_per_token=choice.images_per_token,
+        image_patches=choice.image_patches,
         techniques=choice.techniques,
         **formats,
     )

@@ -24,7 +24,8 @@ def warnings(found: Answer, load: int = 0) -> list[str]:
     """What a reader should know before using the numbers."""
     notes = [POWER_WARNING]
     longest = found.system.model.max_position_embeddings
-    asked = found.workload.input_tokens + found.workload.output_tokens
+    work = found.workload
+    asked = work.input_tokens + work.image_tokens + work.output_tokens - 1.0  # the last one is not fed back
     if longest and asked > longest:
         notes.append(f"{asked:.0f} tokens a request exceed the {longest} positions of {found.system.model.name}")
     for made, tree in zip(found.systems, (found.steady.tree, found.prompts), strict=False):

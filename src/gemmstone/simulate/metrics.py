@@ -179,10 +179,10 @@ def _metrics(system: System, steady: Steady, workload: Workload, economics: Econ
         "total_tokens_per_s": (total, errors["tpot"]),
         "requests_per_s": (requests, errors["tpot"]),
         "output_tokens_per_s_per_device": (output / devices, errors["tpot"]),
-        "output_tokens_per_s_per_user": (1.0 / steady.tpot_s, errors["tpot"]),
+        "output_tokens_per_s_per_user": (1.0 / _token_s(steady, size), errors["tpot"]),
         "achieved_concurrency": (requests * steady.e2e_s, errors["tpot"]),
         "memory_bytes_per_device": (_memory_bytes(system, steady, size), 0.05),
-        "kv_capacity_tokens": (np.full_like(requests, system.kv_capacity_tokens(size.prompt + size.output)), 0.05),
+        "kv_capacity_tokens": (np.full_like(requests, _capacity_tokens(system, size)), 0.05),
     }
     watts = power_w(device, _dynamic_w(steady, run, size, requests / (run.data_parallel * run.attention_dp)))
     if watts is not None:
@@ -197,8 +197,9 @@ def _metrics(system: System, steady: Steady, workload: Workload, economics: Econ
         values["usd_per_million_output_tokens"] = (usd, errors["tpot"])
     values["mfu_frac"] = (model_flop(system.model, size) * requests / (devices * peak(system)), errors["tpot"])
     # A device runs the micro-batches of all stages in one decode time, each a stage's share of the bytes.
-    decode_bytes = np.split(np.asarray(steady.tree.bytes, dtype=float), 3)[0]
-    moved = decode_bytes / steady.decode_s / device.memory_bandwidth_bytes_per_s
+    step = 0 if system.model.generates else 1
+    moved_bytes = np.split(np.asarray(steady.tree.bytes, dtype=float), 3)[step]
+    moved = moved_bytes / (steady.decode_s, steady.mixed_s)[step] / device.memory_bandwidth_bytes_per_s
     values["mbu_frac"] = (np.minimum(moved, 1.0), errors["tpot"])  # some of the bytes may stay on the chip
     most = {"mfu_frac": 1.0, "mbu_frac": 1.0, "power_w_per_device": device.tdp_w or np.inf}
     if workload.mode == "concurrency":
@@ -207,6 +208,16 @@ def _metrics(system: System, steady: Steady, workload: Workload, economics: Econ
         name: metric(np.asarray(value, dtype=float), error, most.get(name, np.inf))
         for name, (value, error) in values.items()
     }
+
+
+def _capacity_tokens(system: System, size: Lengths) -> float:
+    """Tokens that the caches hold; 0 where a model keeps nothing of a sequence and has none."""
+    return system.kv_capacity_tokens(size.prompt + size.output) if system.memory.caches else 0.0
+
+
+def _token_s(steady: Steady, size: Lengths) -> Array:
+    """Seconds from token to token of one request; of a request that ends with its first token, the whole of it."""
+    return steady.tpot_s if size.output > 1.0 else steady.e2e_s
 
 
 def model_flop(model: Model, size: Lengths) -> float:

@@ -9,7 +9,7 @@ from gemmstone.core import units
 from gemmstone.core.deployment import Workload
 from gemmstone.core.errors import BadRequest
 from gemmstone.predict.deploy import MAX_DEGREE, MAX_STEP_TOKENS, Choice
-from gemmstone.simulate import levers, pools
+from gemmstone.simulate import inputs, levers, pools
 from gemmstone.simulate.pools import PoolsChoice
 from gemmstone.simulate.scenario import Scenario, check_workload
 
@@ -23,6 +23,7 @@ def scenario(row: Mapping[str, str], fidelity: str = "calibrated") -> Scenario:
             raise BadRequest(f"column {column} asks for something that is not modelled yet")
     mode = row.get("mode", "").strip() or "concurrency"
     load = 1.0 if mode == "offline" else _number(row, "load", 1.0)
+    width, height = inputs.image_size(_word(row, "image_size") or inputs.USUAL_SIZE)
     workload = Workload(
         input_tokens=_number(row, "input_tokens", 1024.0),
         output_tokens=_number(row, "output_tokens", 128.0),
@@ -30,6 +31,9 @@ def scenario(row: Mapping[str, str], fidelity: str = "calibrated") -> Scenario:
         mode=mode,
         load=load,
         requests_per_slot=_number(row, "requests_per_slot", 0.0),
+        images=_count(row, "images") or 0,
+        image_width=width,
+        image_height=height,
     )
     check_workload(workload)
     choice = Choice(

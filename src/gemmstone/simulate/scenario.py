@@ -26,6 +26,8 @@ FIDELITIES = ("limit", "calibrated")
 STRETCHED = 0.95  # memory fraction that people set by hand where an engine's default leaves no room for the weights
 MAX_TOKENS = 100_000_000
 MAX_LOAD = 10_000_000.0
+MAX_IMAGES = 10_000  # of a prompt
+MAX_PIXELS = 16_384  # of a side
 _COUNT = re.compile(r"\s*(\d+)\s*[xX×*]\s*", re.ASCII)  # of devices, in front of a name
 
 
@@ -53,6 +55,9 @@ def check_workload(work: Workload) -> None:
         ("output_tokens", work.output_tokens, 1, MAX_TOKENS),
         ("length_spread", work.length_spread, 0, 0.999),
         ("requests_per_slot", work.requests_per_slot, 0, MAX_LOAD),
+        ("images", work.images, 0, MAX_IMAGES),
+        ("the width of the images", work.image_width, 1, MAX_PIXELS),
+        ("the height of the images", work.image_height, 1, MAX_PIXELS),
     ):
         if not (math.isfinite(value) and least <= value <= most):
             raise BadRequest(f"{name} must lie between {least:g} and {most:g}, not {value:g}")

@@ -212,7 +212,7 @@ def _points(timer: Timer, size: Lengths, running: Array, prefill_first: bool) ->
     share = np.maximum(running / stages, np.minimum(running, 1.0))  # one micro-batch a stage
     context = size.prompt + size.output / 2.0
     budget = float(run.max_num_batched_tokens)
-    riding = 0.0 if prefill_first else 1.0
+    riding = 0.0 if prefill_first or size.output <= 1.0 else 1.0  # a single token comes out of the prompt's own step
     room = np.maximum(budget - share * riding, 0.25 * budget)
     chunks = np.maximum(1.0, np.ceil(size.new / room))
     chunk = size.new / chunks

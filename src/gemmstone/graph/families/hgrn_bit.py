@@ -1,7 +1,7 @@
 """MatMul-free language models (2406.02528): a gated linear recurrence and a gated MLP, all matrices ternary.
 
-The published checkpoints store the trained 16-bit weights, which the engine rounds to -1, 0 and 1 and packs in two bits;
-that is what is taken here unless other weights are asked for. Source: https://github.com/ridgerchu/matmulfreellm.
+The published checkpoints store the trained 16-bit weights, rounded to -1, 0 and 1 when they are used; packed in two bits
+they are the number format `ternary`. Source: https://github.com/ridgerchu/matmulfreellm.
 """
 
 from __future__ import annotations
@@ -9,11 +9,9 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from gemmstone.core.model import DenseMLP, Layer, Quantization
+from gemmstone.core.model import DenseMLP, Layer
 from gemmstone.graph.blocks.hgrn import HGRN
 from gemmstone.graph.families.fields import Config, flag, integer
-
-PACKED = Quantization(weights="ternary", method="bitlinear")
 
 
 def hgrn_bit(config: Config) -> dict[str, Any]:
@@ -28,5 +26,4 @@ def hgrn_bit(config: Config) -> dict[str, Any]:
     return {
         "layers": (Layer(count=count, mixer=mixer, feed_forward=DenseMLP(intermediate_size=inner), norms=3),),
         "extra_parameters": count * inner + hidden + bounds,
-        "quantization": PACKED,
     }
