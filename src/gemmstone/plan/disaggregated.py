@@ -30,11 +30,12 @@ ROUTER_FILE = "trtllm-disaggregated.yaml"
 
 @dataclass(frozen=True, kw_only=True)
 class Pool:
-    """`workers` equal workers, each deployed as `deployment` says, on nodes of `devices` devices."""
+    """`workers` equal workers, each deployed as `deployment` says, on nodes of `devices` devices called `hardware`."""
 
     deployment: Deployment
     workers: int
     devices: int
+    hardware: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -132,7 +133,8 @@ def _of_role(extras: Extras, role: str) -> Extras:
 
 def _fits_one_node(prefill: Pool, decode: Pool) -> bool:
     total = sum(pool.workers * pool.deployment.replica_devices for pool in (prefill, decode))
-    return prefill.devices == decode.devices and total <= prefill.devices
+    same = (prefill.hardware, prefill.devices) == (decode.hardware, decode.devices)
+    return same and total <= prefill.devices
 
 
 def _workers(request: Request, count: int, first_device: int | None) -> list[Worker]:

@@ -6,12 +6,16 @@ from collections.abc import Callable, Iterable
 from dataclasses import replace
 
 from gemmstone.catalog import engine_files
+from gemmstone.core.deployment import Deployment
 from gemmstone.core.errors import BadRequest, GemmstoneError
 from gemmstone.core.hardware import Device
-from gemmstone.plan import asked, launch, manifests_compose, manifests_kubernetes
+from gemmstone.core.model import Model
+from gemmstone.plan import asked, disaggregated, launch, manifests_compose, manifests_kubernetes
 from gemmstone.plan.candidate import Candidate
 from gemmstone.plan.question import Question
 from gemmstone.plan.server import Request
+from gemmstone.simulate.pools import Pools
+from gemmstone.simulate.system import System
 
 LAUNCHED = ("vllm", "sglang", "trtllm", "llamacpp")
 MANIFESTS: dict[str, Callable[[Request, Device], str]] = {
@@ -23,25 +27,58 @@ NOT_WRITTEN = "# not written: "
 
 def request(question: Question, best: Candidate, engine_name: str) -> Request:
     """What starts the best deployment with an engine: the load it was priced at limits the running requests."""
-    system, model = best.system, best.system.model
-    engine = engine_files.find(engine_name)
+    system = best.system
     ranks = system.deployment.attention_dp * system.deployment.data_parallel
-    run = replace(
-        system.deployment,
-        engine=engine_name,
-        max_num_seqs=max(1, round(float(best.loads[best.point]) / ranks)),
-        gpu_memory_utilization=question.gpu_memory_utilization or engine.memory_fraction,
-    )
+    run = _with(engine_name, question, system, max(1, round(_in_flight(best) / ranks)))
     return Request(
-        engine=engine,
-        model_id=model.hub_id or question.model,
+        engine=engine_files.find(engine_name),
+        model_id=system.model.hub_id or question.model,
         deployment=run,
         workload=question.workload,
         devices=system.cluster.devices_per_node,
-        moe=model.is_moe,
-        checkpoint=model.quantization.weights if model.quantization else model.dtype,
-        extras=asked.extras(model, run),
+        moe=system.model.is_moe,
+        checkpoint=_checkpoint(system.model),
+        extras=asked.extras(system.model, run),
     )
+
+
+def of_pools(question: Question, best: Candidate, pools: Pools, engine_name: str) -> str:
+    """The shell text that starts prefill and decode workers and their router with an engine."""
+    in_flight, decode = _in_flight(best), pools.decode.deployment
+    seqs = max(1, round(in_flight / (pools.decode_workers * decode.attention_dp)))
+    return disaggregated.command(
+        engine_files.find(engine_name),
+        pools.model.hub_id or question.model,
+        _pool(question, pools.prefill, pools.prefill_workers, engine_name, pools.prefill.deployment.max_num_seqs),
+        _pool(question, pools.decode, pools.decode_workers, engine_name, seqs),
+        replace(question.workload, mode="concurrency", load=in_flight),
+        moe=pools.model.is_moe,
+        checkpoint=_checkpoint(pools.model),
+        extras=asked.extras(pools.model, decode),
+    )
+
+
+def _pool(question: Question, system: System, workers: int, engine_name: str, seqs: int) -> disaggregated.Pool:
+    return disaggregated.Pool(
+        deployment=_with(engine_name, question, system, seqs),
+        workers=workers,
+        devices=system.cluster.devices_per_node,
+        hardware=system.cluster.device.slug,
+    )
+
+
+def _in_flight(best: Candidate) -> float:
+    return float(best.loads[best.point])
+
+
+def _with(engine_name: str, question: Question, system: System, seqs: int) -> Deployment:
+    """The deployment as an engine runs it, with a limit of running requests a rank."""
+    fraction = question.gpu_memory_utilization or engine_files.find(engine_name).memory_fraction
+    return replace(system.deployment, engine=engine_name, max_num_seqs=seqs, gpu_memory_utilization=fraction)
+
+
+def _checkpoint(model: Model) -> str:
+    return model.quantization.weights if model.quantization else model.dtype
 
 
 def commands(question: Question, best: Candidate) -> dict[str, str]:
@@ -49,7 +86,10 @@ def commands(question: Question, best: Candidate) -> dict[str, str]:
     found = {}
     for name in dict.fromkeys((best.system.engine.name, *LAUNCHED)):
         try:
-            found[name] = launch.text(request(question, best, name))
+            pools = best.answer.pools
+            found[name] = (
+                launch.text(request(question, best, name)) if pools is None else of_pools(question, best, pools, name)
+            )
         except GemmstoneError as error:
             found[name] = f"# {error}"
     return found
@@ -63,6 +103,8 @@ def manifests(question: Question, best: Candidate, kinds: Iterable[str]) -> dict
         if kind not in MANIFESTS:
             raise BadRequest(f"unknown manifest {kind!r}: one of {', '.join(MANIFESTS)}")
         try:
+            if best.answer.pools is not None:
+                raise BadRequest("pools of prefill and decode workers have launch commands, but no manifest yet")
             found[kind] = MANIFESTS[kind](wanted, best.system.cluster.device)
         except GemmstoneError as error:
             found[kind] = f"{NOT_WRITTEN}{error}\n"

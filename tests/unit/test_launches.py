@@ -1,0 +1,71 @@
+"""What a plan hands to the launch: the priced load as a limit, and pools as two kinds of workers."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+from gemmstone.core.deployment import Workload
+from gemmstone.plan.launches import commands, manifests
+from gemmstone.plan.question import Question
+from gemmstone.predict.deploy import Choice
+from gemmstone.simulate.pools import Pools
+from gemmstone.simulate.pools import choice as pools_choice
+from gemmstone.simulate.scenario import Scenario, made, system
+from tests.unit.test_launch import servers
+
+WORKLOAD = Workload(input_tokens=4000, output_tokens=500)
+
+
+def question(model: str) -> Question:
+    return Question(model=model, hardware=("8xh100-sxm",), engines=("vllm",), workload=WORKLOAD)
+
+
+def scenario(**changes) -> Scenario:
+    return Scenario(model="llama-3.1-70b", hardware="8xh100-sxm", engine="vllm", workload=WORKLOAD, **changes)
+
+
+def candidate(found, pools: Pools | None, in_flight: float = 96.0) -> SimpleNamespace:
+    """As much of a candidate as a launch looks at."""
+    return SimpleNamespace(system=found, answer=SimpleNamespace(pools=pools), loads=np.array([in_flight]), point=0)
+
+
+def pooled(prefill: str, decode: str) -> Pools:
+    found = made(scenario(pools=pools_choice(prefill, decode, None, None, "")))
+    assert isinstance(found, Pools)
+    return found
+
+
+def test_the_priced_load_limits_the_running_requests():
+    found = system(scenario(choice=Choice(tensor_parallel=4, data_parallel=2)))
+    texts = commands(question("llama-3.1-70b"), candidate(found, None))
+    assert set(texts) == {"vllm", "sglang", "trtllm", "llamacpp"}
+    assert "--max-num-seqs 48 " in texts["vllm"]
+
+
+def test_pools_are_started_worker_by_worker_behind_a_router():
+    pools = pooled("2*tp2", "1*tp4")
+    best = candidate(pools.decode, pools)
+    texts = commands(question("llama-3.1-70b"), best)
+    for name in ("vllm", "sglang", "trtllm"):
+        assert len(servers(texts[name])) == 4
+    assert texts["llamacpp"].startswith("# no launch command: llama.cpp has no disaggregated")
+    decode = servers(texts["vllm"])[2][1]
+    assert decode[decode.index("--max-num-seqs") + 1] == "96"
+    assert decode[decode.index("--tensor-parallel-size") + 1] == "4"
+
+
+def test_pools_of_other_devices_have_nodes_of_their_own():
+    pools = pooled("1*tp4", "1*tp4@h200-sxm")
+    text = commands(question("llama-3.1-70b"), candidate(pools.decode, pools))["vllm"]
+    assert "# on $PREFILL_NODE_0:" in text
+    assert "# on $DECODE_NODE_0:" in text
+
+
+@pytest.mark.parametrize("kind", ["kubernetes", "compose"])
+def test_pools_have_no_manifest_and_say_so(kind):
+    pools = pooled("2*tp2", "1*tp4")
+    found = manifests(question("llama-3.1-70b"), candidate(pools.decode, pools), [kind])
+    assert found[kind].startswith("# not written: pools of prefill and decode workers")
