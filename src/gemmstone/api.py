@@ -18,7 +18,7 @@ from gemmstone.core.hardware import Device
 from gemmstone.graph import parameters
 from gemmstone.graph.families import FAMILIES, build_model
 from gemmstone.predict.deploy import Choice
-from gemmstone.predict.economics import SCOPES, Economics
+from gemmstone.predict.economics import SCOPES, Economics, node_factor
 from gemmstone.report import cases
 from gemmstone.simulate import detail as details
 from gemmstone.simulate import documents, rows
@@ -74,6 +74,7 @@ class Money:
             g_co2_per_kwh=grams,
             pue=carbon.DEFAULT_PUE if self.pue is None else self.pue,
             energy_scope=self.energy_scope,
+            node_factor=node_factor(device),
         )
 
 
