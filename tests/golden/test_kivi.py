@@ -48,6 +48,12 @@ def test_peak_memory() -> None:
     assert peak_ratio(160 + 338, 96) == pytest.approx(1.65, abs=0.01)
 
 
+def test_claimed_batch() -> None:
+    """Four times the sequences in the same room: from 1664 tokens on, where T / (3 T / 16 + 104) reaches 4."""
+    assert sequence_bytes(1664) / sequence_bytes(1664, Kivi()) == pytest.approx(4.0, rel=1e-12)
+    assert sequence_bytes(8192) / sequence_bytes(8192, Kivi()) > 4.0 > sequence_bytes(498) / sequence_bytes(498, Kivi())
+
+
 def test_claimed_throughput_is_what_four_times_the_batch_can_pay() -> None:
     """At the physical bound, four times the batch in KIVI's bytes against a batch in 16 bits, both of 160 + 338 tokens.
 

@@ -154,8 +154,15 @@ def test_a_distributed_cache_needs_replicas_and_sends_prompts_once() -> None:
     assert "divides dp 4" in why_not(LLAMA, DistributedKv(instances=3), data_parallel=4)
     run = Deployment(engine="vllm", data_parallel=4)
     step = Step(prefill_seqs=1.0, prefill_tokens=1000.0)
-    op = operations(LLAMA, run, step, DistributedKv(instances=4))["cache_placement"]
-    assert op.wire_bytes == 1000 * 2 * 8 * 128 * 2 * 3 / 4
+    ops = operations(LLAMA, run, step, DistributedKv(instances=4))
+    assert ops["cache_placement"].wire_bytes == 1000 * 2 * 8 * 128 * 2 * 3 / 4
+    assert ops["prompt_partial_outputs"].wire_bytes == 0  # nothing is cached yet
+    short, long = (
+        operations(LLAMA, run, replace(step, prefill_past=past), DistributedKv(instances=4))["prompt_partial_outputs"]
+        for past in (100.0, 1e6)
+    )
+    assert short.wire_bytes == 100 * 2 * 8 * 128 * 2 * 3 / 4  # the cache comes to the queries
+    assert long.wire_bytes == 1000 * 32 * (4 * 128 + 8) * 3  # the queries go to the cache
     assert techniques.instances(replace(run, techniques=(DistributedKv(instances=4),))) == 4
 
 

@@ -2,7 +2,8 @@
 
 Each of `instances` replicas keeps 1 / instances of the cache of all their requests. In decode a request's queries go to
 the others and their partial outputs come back with their largest scores and sums: bytes that do not grow with its length.
-A prompt's keys and values are sent once to where they stay. What the instances hold together does not change; the
+A prompt's keys and values are sent once to where they stay; between its chunks and what is cached of earlier ones, queries
+and partial outputs travel or the cache does, whichever is less. What the instances hold together does not change; the
 longest request does. Loads are taken as equal, so that what an instance computes for others, they compute for it.
 """
 
@@ -10,6 +11,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import Any
+
+import numpy as np
 
 from gemmstone.core import dtypes
 from gemmstone.core.deployment import Deployment, Step
@@ -51,10 +54,17 @@ def _decode(settings: DistributedKv, of: Vectors, run: Deployment, queries: floa
 
 
 def _prefill(settings: DistributedKv, of: Vectors, run: Deployment, op: Op) -> tuple[Op, ...]:
-    heads: Any = op.shape.get("kv_heads", 1.0)
-    away = 1.0 - 1.0 / settings.instances
-    message = op.shape["batch"] * op.shape["tokens"] * heads * of.cached * dtypes.size(run.kv_cache) * away
-    return op, collective.send_recv("cache_placement", message_bytes=message, ranks=_reach(settings, run))
+    shape, others = op.shape, settings.instances - 1.0
+    kv_heads: Any = shape.get("kv_heads", 1.0)
+    token_bytes = shape["batch"] * kv_heads * of.cached * dtypes.size(run.kv_cache) * others / settings.instances
+    queries = shape["batch"] * shape["tokens"] * shape["heads"] * query_bytes(of) * others
+    fetched = np.minimum(queries, token_bytes * shape["past"])  # whichever is less travels
+    reach = _reach(settings, run)
+    return (
+        collective.send_recv("prompt_partial_outputs", message_bytes=fetched, ranks=reach),
+        op,
+        collective.send_recv("cache_placement", message_bytes=token_bytes * shape["tokens"], ranks=reach),
+    )
 
 
 def _reach(settings: DistributedKv, run: Deployment) -> int:

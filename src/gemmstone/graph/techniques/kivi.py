@@ -25,6 +25,7 @@ from gemmstone.graph.build import Groups
 from gemmstone.graph.techniques.technique import Technique
 
 SCALE_AND_ZERO_BITS = 32.0  # of a group, 16 each
+MOST_RESIDUAL = 65_536
 DEQUANTIZE_FLOP = 2.0  # an element: times the scale, plus the zero
 
 
@@ -49,8 +50,8 @@ def element_bytes(settings: Kivi) -> float:
 def _problem(settings: Kivi, model: Model, run: Deployment) -> str:
     if settings.bits not in (2, 4):
         return f"kivi stores 2 or 4 bits an element, not {settings.bits}"
-    if settings.group < 8 or settings.residual < 0:
-        return "kivi needs groups of at least 8 elements and a residual of no fewer than 0 tokens"
+    if settings.group < 8 or not 0 <= settings.residual <= MOST_RESIDUAL:
+        return f"kivi needs groups of at least 8 elements and a residual of 0 to {MOST_RESIDUAL} tokens"
     if dtypes.size(run.kv_cache) != dtypes.size("bf16"):
         return f"kivi replaces a 16-bit cache, not one in {run.kv_cache}: leave --kv-cache out"
     if not any(isinstance(layer.mixer, Attention) and layer.mixer.causal for layer in model.layers):

@@ -105,6 +105,8 @@ def _problem(settings: Speculative, model: Model, run: Deployment) -> str:
     if run.pipeline_parallel > 1:
         return "speculative decoding and pipeline stages do not go together in the engines: use pp 1"
     found = drafter(settings, model, run)
+    if found and not found.model.has_head:
+        return f"draft {found.model.name} generates nothing"
     if found and abs(found.model.vocab_size - model.vocab_size) > PADDING:
         return (
             f"draft {found.model.name} has {found.model.vocab_size} tokens in its vocabulary and {model.name} "
