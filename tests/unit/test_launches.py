@@ -67,5 +67,10 @@ def test_pools_of_other_devices_have_nodes_of_their_own():
 @pytest.mark.parametrize("kind", ["kubernetes", "compose"])
 def test_pools_have_no_manifest_and_say_so(kind):
     pools = pooled("2*tp2", "1*tp4")
-    found = manifests(question("llama-3.1-70b"), candidate(pools.decode, pools), [kind])
-    assert found[kind].startswith("# not written: pools of prefill and decode workers")
+    asked, best = question("llama-3.1-70b"), candidate(pools.decode, pools)
+    assert manifests(asked, [best], [kind])[kind].startswith("# not written: pools of prefill and decode workers")
+    second = candidate(system(scenario(choice=Choice(tensor_parallel=8))), None)
+    text = manifests(asked, [best, second], [kind])[kind]
+    assert text.startswith("# the best plan has pools of prefill and decode workers")
+    assert "--tensor-parallel-size" in text
+    assert not manifests(asked, [second, best], [kind])[kind].startswith("# the best plan has pools")

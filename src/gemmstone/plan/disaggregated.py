@@ -171,6 +171,7 @@ def _lines(engine: Engine, workers: list[Worker], one_node: bool) -> list[str]:
     for worker in workers:
         comments += [line for line in worker.server.comments if line not in comments]
     lines = [f"# {line}" for line in comments]
+    lines.append("# every command is a process of its own: start them side by side, the router last")
     if not one_node:
         lines.append(
             "# PREFILL_NODE_0, DECODE_NODE_0 and so on hold the addresses of the nodes; the router runs on any of them"

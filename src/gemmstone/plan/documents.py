@@ -72,7 +72,7 @@ def document(
         body["sensitivity"] = sensitivity(best, costs, question.slo)
         body["launch_commands"] = launches.commands(question, best)
         body["launch"] = body["launch_commands"].get(best.system.engine.name, "")
-        body["manifests"] = launches.manifests(question, best, manifests)
+        body["manifests"] = launches.manifests(question, found.ranked, manifests)
         if api_price is not None:
             body["break_even"] = _break_even(api_price, question, best, costs)
         if detail:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 
 from gemmstone.catalog import engine_files
@@ -23,6 +23,7 @@ MANIFESTS: dict[str, Callable[[Request, Device], str]] = {
     "compose": manifests_compose.manifest,
 }
 NOT_WRITTEN = "# not written: "
+WITHOUT_POOLS = "# the best plan has pools of prefill and decode workers, whose commands are in the launch; this is the best without\n"
 
 
 def request(question: Question, best: Candidate, engine_name: str) -> Request:
@@ -95,17 +96,19 @@ def commands(question: Question, best: Candidate) -> dict[str, str]:
     return found
 
 
-def manifests(question: Question, best: Candidate, kinds: Iterable[str]) -> dict[str, str]:
-    """The wanted manifests of the best deployment with its engine, each a text of YAML, or a comment with the reason."""
-    wanted = request(question, best, best.system.engine.name)
+def manifests(question: Question, ranked: Sequence[Candidate], kinds: Iterable[str]) -> dict[str, str]:
+    """The wanted manifests of the best candidate that has no pools, each a text of YAML, or a comment with the reason."""
+    chosen = next((candidate for candidate in ranked if candidate.answer.pools is None), None)
     found = {}
     for kind in kinds:
         if kind not in MANIFESTS:
             raise BadRequest(f"unknown manifest {kind!r}: one of {', '.join(MANIFESTS)}")
         try:
-            if best.answer.pools is not None:
+            if chosen is None:
                 raise BadRequest("pools of prefill and decode workers have launch commands, but no manifest yet")
-            found[kind] = MANIFESTS[kind](wanted, best.system.cluster.device)
+            wanted = request(question, chosen, chosen.system.engine.name)
+            note = "" if chosen is ranked[0] else WITHOUT_POOLS
+            found[kind] = note + MANIFESTS[kind](wanted, chosen.system.cluster.device)
         except GemmstoneError as error:
             found[kind] = f"{NOT_WRITTEN}{error}\n"
     return found
