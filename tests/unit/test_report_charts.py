@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from gemmstone.report import explanations, labels, load_charts, memory_charts, place_charts, tables
+from gemmstone.report import explanations, labels, load_charts, memory_charts, place_charts, sections, tables
 from gemmstone.report.charts import figures, pareto
 from gemmstone.report.figure import pale
 from gemmstone.report.quantities import is_disaggregated
@@ -80,6 +80,22 @@ def test_one_way_alone_is_drawn_alone(points: list[dict[str, Any]], named: bool)
     assert [trace["showlegend"] for trace in lines(figure).values()] == [False]
     assert all(trace["name"].endswith(", disaggregated") is named for trace in dots(figure))
     assert {x for trace in dots(figure) for x in trace["x"]} == {p["output_tokens_per_s_per_user"] for p in points}
+
+
+def test_a_way_that_is_beaten_everywhere_is_still_drawn() -> None:
+    beaten = [{**p, "output_tokens_per_s_per_device": 10.0} for p in AGGREGATED]
+    fronts = {"aggregated": beaten, "disaggregated": DISAGGREGATED}
+    document = {"pareto": DISAGGREGATED, "detail": {"fronts": fronts}, "slo": SLO, "best": None}
+    assert set(lines(pareto(document))) == {"front, aggregated", "front, disaggregated"}
+    assert "The aggregated front in numbers" in tables.front(document)
+    top = pareto(document)["layout"]["yaxis"]["range"][1]
+    assert top > max(p["output_tokens_per_s_per_device"] for p in DISAGGREGATED)
+
+
+def test_a_layout_is_split_before_its_formats() -> None:
+    assert sections._layout("5*tp2 then 3*tp2 fp8 weights, fp8 cache") == ("5*tp2 then 3*tp2", "fp8 weights, fp8 cache")
+    assert sections._layout("tp8.dp2 fp8-block weights, bf16 cache")[0] == "tp8.dp2"
+    assert sections._layout("odd") == ("odd", "")
 
 
 def test_many_places_never_share_colour_and_symbol() -> None:

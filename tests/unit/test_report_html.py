@@ -187,8 +187,15 @@ def test_what_comes_from_outside_is_text(feasible: dict[str, Any]) -> None:
     changed["warnings"] = [EVIL]
     changed["rejected"] = [{"reason": EVIL, "count": 1, "example": EVIL}]
     changed["launch_commands"] = {EVIL: EVIL}
-    for entry in [changed["best"], *changed["candidates"], *changed["pareto"]]:
+    drawn = changed["detail"]["fronts"]["aggregated"]
+    for entry in [changed["best"], *changed["candidates"], *changed["pareto"], *drawn]:
         entry["layout"] = entry["hardware"] = entry["engine"] = EVIL
+    for place in [*changed["detail"]["places"]["regions"], *changed["detail"]["places"]["prices"]]:
+        place["place"] = EVIL
+    changed["detail"]["places"]["prices"][0]["date"] = EVIL
+    changed["best"]["efficiency"]["latency"]["definition"] = EVIL
+    changed["detail"]["context"]["fixed"][0]["name"] = EVIL
+    changed["sensitivity"][EVIL] = changed["sensitivity"]["compute"]
     for node in [
         *changed["detail"]["tree"]["parts"],
         *changed["detail"]["memory"]["parts"],

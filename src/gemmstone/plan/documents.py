@@ -76,7 +76,7 @@ def document(
         if api_price is not None:
             body["break_even"] = _break_even(api_price, question, best, costs)
         if detail:
-            body["detail"] = _detail(best, body["best"], region)
+            body["detail"] = {**_detail(best, body["best"], region), "fronts": _fronts(found)}
     else:
         body["fallback"] = _fallback(question, found.nearest)
     return body
@@ -178,4 +178,16 @@ def _detail(best: Candidate, explained: Mapping[str, Any], region: str | None) -
         "limit": {name: metric["value"] for name, metric in explained["limit"].items()},
         "curve": details.curve(best.answer, best.loads),
         **details.detail(best.answer, best.point, region),
+    }
+
+
+def _fronts(found: Found) -> dict[str, list[dict[str, Any]]]:
+    """The front of each way of serving by itself: where one way beats the other, both are still to be seen."""
+    ways = {
+        "aggregated": [candidate for candidate in found.priced if candidate.answer.pools is None],
+        "disaggregated": [candidate for candidate in found.priced if candidate.answer.pools is not None],
+    }
+    return {
+        way: [{**_point(point), "disaggregated": way == "disaggregated"} for point in pareto.front(priced)]
+        for way, priced in ways.items()
     }

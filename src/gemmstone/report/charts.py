@@ -10,9 +10,10 @@ from gemmstone.report import load_charts, memory_charts, place_charts
 from gemmstone.report.figure import BLUE, GREEN, GREY, LIGHT, ORANGE, PURPLE, RED, SKY, Figure, layout, line, note
 from gemmstone.report.kernel_charts import breakdown, roofline
 from gemmstone.report.markup import text
-from gemmstone.report.quantities import engine, hardware, is_disaggregated
+from gemmstone.report.quantities import engine, front, hardware, is_disaggregated
 
 PLACE_STYLES = ((BLUE, "circle"), (ORANGE, "square"), (GREEN, "diamond"), (PURPLE, "triangle-up"), (SKY, "cross"))
+HEADROOM = 1.15  # above the highest point, for what is written there
 # The front of each way of serving: how its line is drawn.
 FRONTS = {False: ("aggregated", "solid"), True: ("disaggregated", "dash")}
 
@@ -21,7 +22,7 @@ def figures(document: Mapping[str, Any]) -> dict[str, Figure]:
     """All charts that the document has data for, by the name of their place on the page."""
     made: dict[str, Figure] = {}
     detail = document.get("detail") or {}
-    if document.get("pareto"):
+    if front(document):
         made["pareto"] = pareto(document)
     if document.get("sensitivity"):
         made["sensitivity"] = load_charts.tornado(document["sensitivity"])
@@ -40,7 +41,7 @@ def figures(document: Mapping[str, Any]) -> dict[str, Figure]:
 
 def pareto(document: Mapping[str, Any]) -> Figure:
     """Tokens/s per device against tokens/s per user: a front for each way of serving, the chosen point, the TPOT target."""
-    points, slo = document["pareto"], document["slo"]
+    points, slo = front(document), document["slo"]
     ways = [way for way in FRONTS if any(is_disaggregated(p) is way for p in points)]
     traces = [_line([p for p in points if is_disaggregated(p) is way], way, named=len(ways) > 1) for way in ways]
     series = list(dict.fromkeys((is_disaggregated(p), p["hardware"], p["engine"]) for p in points))
@@ -54,13 +55,15 @@ def pareto(document: Mapping[str, Any]) -> Figure:
             traces.append(_front(met, place, colour, symbol))
         if missed:  # the legend names a place once
             traces.append({**_front(missed, place, colour, f"{symbol}-open"), "showlegend": not met})
+    best = document["best"]
+    chosen = [best["metrics"]["output_tokens_per_s_per_device"]["value"]] if best else []
+    highest = max([p["output_tokens_per_s_per_device"] for p in points] + chosen)
     shape = layout(
         height=460,
         hovermode="closest",
         xaxis={"title": {"text": "speed one user sees, output tokens/s"}, "rangemode": "tozero"},
-        yaxis={"title": {"text": "throughput, output tokens/s per device"}, "rangemode": "tozero"},
+        yaxis={"title": {"text": "throughput, output tokens/s per device"}, "range": [0, HEADROOM * highest]},
     )
-    best = document["best"]
     if best:
         traces.append(_chosen(best))
     target = slo.get("tpot_s")

@@ -58,6 +58,12 @@ def number(name: str, value: float) -> str:
     return units.show(value, quantity.dimension)
 
 
+def front(document: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    """The points to draw: the front of each way of serving where the document has them, else the one of all."""
+    fronts = (document.get("detail") or {}).get("fronts") or {}
+    return [point for points in fronts.values() for point in points] or list(document.get("pareto") or [])
+
+
 def is_disaggregated(entry: Mapping[str, Any]) -> bool:
     """Whether prompts and decoding of a deployment, or of a point of the front, have devices of their own."""
     said = entry.get("disaggregated") or (entry.get("deployment") or {}).get("disaggregated")

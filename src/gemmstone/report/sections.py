@@ -182,9 +182,15 @@ def candidates(document: Document) -> Html:
     return join(pieces)
 
 
+def _layout(layout: str) -> tuple[str, str]:
+    """A layout as its degrees and its formats, which are the last four words: `fp8 weights, fp8 cache`."""
+    words = layout.rsplit(" ", 4)
+    return (words[0], " ".join(words[1:])) if len(words) == 5 else (layout, "")
+
+
 def _candidate(entry: Mapping[str, Any]) -> list[object]:
     metrics, bound = entry["metrics"], entry["bound"]
-    split, _, formats = entry["layout"].partition(" ")
+    split, formats = _layout(entry["layout"])
     place = f"{hardware(entry['hardware'])}, {engine(entry['engine'])}"
     name = join((element("b", split), *(element("span", line, class_="below") for line in (formats, place))))
     cost = metrics.get("usd_per_million_output_tokens")

@@ -11,6 +11,7 @@ from gemmstone.report import load_charts, place_charts
 from gemmstone.report.figure import BLUE, SKY
 from gemmstone.report.markup import NOTHING, Html, bar, element, join, table
 from gemmstone.report.quantities import engine, hardware, is_disaggregated, number
+from gemmstone.report.quantities import front as fronts
 
 Document = Mapping[str, Any]
 MOST_ROWS = 12
@@ -29,7 +30,7 @@ def thinned(rows: Sequence[Any], most: int = MOST_ROWS) -> list[Any]:
 
 def front(document: Document) -> Html:
     """Points of each front, fastest user first, folded away on a screen; NOTHING without a front."""
-    points = sorted(document.get("pareto") or [], key=lambda p: -float(p["output_tokens_per_s_per_user"]))
+    points = sorted(fronts(document), key=lambda p: -float(p["output_tokens_per_s_per_user"]))
     if not points:
         return NOTHING
     pieces = []
