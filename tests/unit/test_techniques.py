@@ -245,3 +245,10 @@ def test_nano_batches_halve_the_rows_and_run_twice() -> None:
     head = next(op for group in groups if group.name == "head" for op in group.ops if op.name == "lm_head")
     assert (head.shape["m"], head.count) == (8.0, 1.0)
     assert "2 to 16" in why_not(LLAMA, NanoBatch(parts=1))
+
+
+def test_notes_say_what_is_lost_and_what_is_assumed() -> None:
+    run = Deployment(engine="vllm", techniques=(Kivi(), Speculative(), Lora()))
+    lossy, assumed = techniques.notes(run)
+    assert lossy.startswith("kivi changes the model's answers")
+    assert assumed.startswith("speculative: the share of accepted tokens")

@@ -153,3 +153,14 @@ def tokens_per_step(techniques: Iterable[object]) -> float:
     for settings in techniques:
         product *= of(settings).tokens_per_step(settings)
     return product
+
+
+def notes(run: Deployment) -> list[str]:
+    """What to know of predictions with a deployment's techniques."""
+    found: list[str] = []
+    for row in (of(settings) for settings in run.techniques):
+        if not row.lossless:
+            found.append(f"{row.name} changes the model's answers: how good they remain is not modelled")
+        if row.note:
+            found.append(f"{row.name}: {row.note}")
+    return found

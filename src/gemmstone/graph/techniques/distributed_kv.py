@@ -89,4 +89,5 @@ TECHNIQUE = Technique(
     problem=_problem,
     ops=_ops,
     instances=lambda settings: settings.instances,
+    note="loads of the instances are taken as equal",
 )

@@ -174,4 +174,5 @@ TECHNIQUE = Technique(
     ops=_ops,
     caches=_caches,
     tokens_per_step=tokens_per_step,
+    note="the share of accepted tokens depends on the text and is taken as given",
 )

@@ -56,6 +56,7 @@ class Technique(NamedTuple):
     parts(settings): parts of a batch whose layers run beside each other, those bound by one resource while others wait.
     instances(settings): replicas that hold the cache of a sequence together.
     lossless: whether the answers of the model stay what they are.
+    note: what a reader of its predictions should know.
     """
 
     name: str
@@ -71,3 +72,4 @@ class Technique(NamedTuple):
     parts: Callable[[Any], int] = _one
     instances: Callable[[Any], int] = _one
     lossless: bool = True
+    note: str = ""
