@@ -11,12 +11,15 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
+import numpy as np
+
 from gemmstone.core import dtypes
 from gemmstone.core.deployment import Deployment
 from gemmstone.core.work import Op
 from gemmstone.graph.blocks.kind import Cache, Kind, Place, heads_divide, tensor_all_reduce
 from gemmstone.ops import elementwise, matmul, recurrent
 
+BLOCK = 128.0  # values that one thread block of the kernel keeps at most (ops/hgrn/recurrent_fuse.py of the same repository)
 FLOP_PER_ELEMENT = 4.0  # f h, 1 - f, its product with the candidate, their sum
 
 
@@ -34,7 +37,7 @@ def _ops(block: HGRN, place: Place) -> Iterator[Op]:
     width = block.width / run.tensor_parallel
     project = partial(matmul.gemm, weights=run.attention_weights, activations=run.attention_activations)
     shape: dict[str, Any] = {
-        "heads": width,
+        "heads": np.ceil(width / BLOCK),
         "state_elements": width,
         "input_width": 2.0 * width,
         "output_width": width,
