@@ -239,8 +239,9 @@ def build_model(file: ModelFile) -> Model:
     for layer in model.layers:
         block = layer.feed_forward
         if isinstance(block, Experts) and block.experts_per_token > block.num_experts:
+            keys = ", ".join(repr(key) for key in config if re.search("expert|moe|ffn_config", str(key)))[:300]
             raise BadRequest(
-                f"the config.json sends a token to {block.experts_per_token} of {block.num_experts} experts"
+                f"the config.json sends a token to {block.experts_per_token} of {block.num_experts} experts: see {keys}"
             )
     return model
 
@@ -282,5 +283,11 @@ def _known() -> str:
 
 def _dtype(config: Config) -> str:
     """The stored format; bf16, in which engines run a checkpoint that declares none."""
-    declared = word(config, "torch_dtype") or word(config, "dtype")
-    return dtypes.resolve(declared.removeprefix("torch.")) if declared and declared != "auto" else "bf16"
+    key = "torch_dtype" if word(config, "torch_dtype") else "dtype"
+    declared = word(config, key).removeprefix("torch.")
+    if declared in ("", "auto"):
+        return "bf16"
+    try:
+        return dtypes.resolve(declared)
+    except BadRequest as error:
+        raise BadRequest(f"{key!r} in the config.json: {error}") from None
