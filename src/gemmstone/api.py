@@ -119,6 +119,7 @@ def predict(scenario: Scenario, money: Money | None = None, *, detail: bool = Fa
         "bound": documents.bound(found),
         "tree": documents.tree(found),
         "memory": documents.memory(found),
+        "prefill_memory": documents.prefill_memory(found),
         "economics": asdict(money.economics(found.system.cluster.device)),
         "region": money.region or carbon.DEFAULT_REGION,
         "efficiency": efficiency(found),
@@ -170,29 +171,36 @@ def plan(
     *,
     detail: bool = False,
     api_price: ApiPrice | None = None,
+    budget_usd_per_hour: float | None = None,
     manifests: Sequence[str] = (),
 ) -> dict[str, Any]:
     """The best deployments for a question: the document `gemmstone.plan/1`; `detail` adds what the HTML page draws.
 
-    `api_price` adds when one's own system is as cheap as an API at that price, `manifests` (kubernetes, compose) what
+    A budget, or a rate, decides how many there are of devices that are named without a number; with a budget alone all
+    devices of a known price are looked at. `api_price` adds when one's own system is as cheap as an API at that price, `manifests` (kubernetes, compose) what
     starts the best in containers.
     """
     from gemmstone.plan.documents import document  # lazy: predict does without the search
+    from gemmstone.plan.counts import sized, within
+    from gemmstone.plan.question import check
     from gemmstone.plan.search import search
 
     money = money or Money()
     check_workload(replace(question.workload, mode="concurrency", load=1.0))
-    found = search(question, money.economics)
+    check(question)
+    question, left_out = sized(question, money.economics, budget_usd_per_hour)
+    found = within(search(question, money.economics), money.economics, budget_usd_per_hour)
     made = document(
         question,
         found,
         money.economics,
         detail=detail,
         api_price=api_price,
+        budget_usd_per_hour=budget_usd_per_hour,
         manifests=manifests,
         region=money.region,
     )
-    return {**_head("plan", []), **made}
+    return {**_head("plan", []), **made, "hardware_left_out": left_out}
 
 
 def compare(documents: Mapping[str, Mapping[str, Any]], *, baseline: int = 1) -> dict[str, Any]:

@@ -100,14 +100,19 @@ class TestEveryPlan:
     def test_predict_says_the_same_of_the_best(self, gemmstone, arguments):
         document = gemmstone(*arguments).document
         best, run = document["best"], document["best"]["deployment"]
-        options = {
-            "--on": best["hardware"],
-            "--engine": best["engine"],
+        degrees = {
             "--tp": run["tensor_parallel"],
             "--pp": run["pipeline_parallel"],
             "--dp": run["data_parallel"],
             "--ep": run["expert_parallel"],
             "--attention-dp": run["attention_dp"],
+        }
+        if best["disaggregated"]:
+            degrees = {f"--{side}": run[side]["layout"] for side in ("prefill", "decode")}
+        options = {
+            "--on": best["hardware"],
+            "--engine": best["engine"],
+            **degrees,
             "--kv": run["kv_cache"],
             "--input": document["workload"]["input_tokens"],
             "--output": document["workload"]["output_tokens"],
@@ -124,7 +129,7 @@ class TestEveryPlan:
 class TestLaunch:
     @pytest.mark.parametrize("engine", ["vllm", "sglang", "trtllm"])
     def test_the_command_says_the_layout(self, gemmstone, engine):
-        document = gemmstone(*LARGE, *TARGETS, "--engine", engine).document
+        document = gemmstone(*LARGE, *TARGETS, "--engine", engine, "--serving", "aggregated").document
         run = document["best"]["deployment"]
         commands = [line for line in document["launch"].splitlines() if "llama" in line.lower()]
         servers = [shlex.split(line) for line in commands if not line.startswith("#")]
@@ -306,7 +311,10 @@ def test_a_faster_memory_does_not_slow_the_first_token(gemmstone):
         (("--max-num-batched-tokens", "-4"), "max_num_batched_tokens"),
         (("--gpu-memory-utilization", "1.5"), "gpu_memory_utilization"),
         (("--prefix-hit", "1"), "prefix_hit"),
-        (("--budget", "40usd/h"), "--budget"),
+        (("--budget", "0usd/h"), "budget"),
+        (("--budget", "many"), "many"),
+        (("--serving", "sometimes"), "serving"),
+        (("--technique", "eviction:budget=zero"), "zero"),
         (("--traffic", "azure"), "--traffic"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, tuple) else None,

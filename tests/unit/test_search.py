@@ -21,7 +21,7 @@ WORK = Workload(input_tokens=1024, output_tokens=128)
 
 
 def found(**asked: Any) -> Found:
-    known = {"model": "llama-3.1-8b", "hardware": ("2xh100-sxm",), "workload": WORK}
+    known = {"model": "llama-3.1-8b", "hardware": ("2xh100-sxm",), "workload": WORK, "serving": "aggregated"}
     return search(Question(**{**known, **asked}), Money().economics)
 
 

@@ -19,7 +19,13 @@ EXAMPLE = (
 
 def command(
     model: opt.MODEL,
-    on: Annotated[str, typer.Option("--on", help="Hardware choices, separated by commas: 8xh100-sxm,8xh200-sxm.")],
+    on: Annotated[
+        str | None,
+        typer.Option("--on", help="Hardware choices, separated by commas: 8xh100-sxm,8xh200-sxm; A+B serve together."),
+    ] = None,
+    budget: Annotated[
+        str | None, typer.Option(help="USD an hour, as 40usd/h: devices without a number are tried in any.")
+    ] = None,
     engine: Annotated[str, typer.Option(help="Engines to consider, separated by commas.")] = "vllm",
     input_tokens: opt.INPUT = 1024,
     output_tokens: opt.OUTPUT = 128,
@@ -28,7 +34,19 @@ def command(
         str | None, typer.Option(help="Mean latency targets, as in ttft=2s,tpot=50ms; also itl and e2e.")
     ] = None,
     rate: Annotated[float | None, typer.Option(help="Requests/s the system has to sustain.")] = None,
-    objective: Annotated[str, typer.Option(help="throughput, cost, energy, latency or carbon.")] = "throughput",
+    objective: Annotated[
+        str | None,
+        typer.Option(
+            help="throughput, cost, energy, latency or carbon.",
+            show_default="throughput; cost with a budget and a rate",
+        ),
+    ] = None,
+    serving: Annotated[str, typer.Option(help="both, aggregated or disaggregated.")] = "both",
+    technique: opt.TECHNIQUE = None,
+    spec_tokens: opt.SPEC_TOKENS = None,
+    spec_accept: opt.SPEC_ACCEPT = None,
+    draft: opt.DRAFT = None,
+    cpu_offload: opt.CPU_OFFLOAD = None,
     weights: Annotated[str | None, typer.Option(help="Weight formats to consider, separated by commas.")] = None,
     kv: Annotated[str | None, typer.Option(help="KV cache formats to consider, separated by commas.")] = None,
     max_num_batched_tokens: opt.BATCHED_TOKENS = None,
@@ -55,21 +73,30 @@ def command(
 ) -> None:
     """Searches, ranks and explains."""
     from gemmstone import api
-    from gemmstone.cli.values import targets, words
+    from gemmstone.cli.values import positive, targets, words
     from gemmstone.core.errors import NoAnswer
     from gemmstone.plan.break_even import parse
     from gemmstone.plan.question import Question
+    from gemmstone.simulate import levers
 
     files = {kind: file for kind, file in (("kubernetes", kubernetes), ("compose", compose)) if file is not None}
     document = api.plan(
         Question(
             model=model,
-            hardware=tuple(words(on)),
+            hardware=tuple(words(on or "")),
             engines=tuple(words(engine)),
             workload=api.Workload(input_tokens=input_tokens, output_tokens=output_tokens, length_spread=length_spread),
             slo=targets(slo),
             rate=rate,
-            objective=objective,
+            objective=objective or ("cost" if budget and rate is not None else "throughput"),
+            serving=serving,
+            techniques=levers.chosen(
+                technique or (),
+                spec_tokens=spec_tokens,
+                spec_accept=spec_accept,
+                draft=draft,
+                cpu_offload=cpu_offload,
+            ),
             weights=tuple(words(weights)) if weights else (),
             kv_caches=tuple(words(kv)) if kv else (),
             max_num_batched_tokens=max_num_batched_tokens,
@@ -82,6 +109,7 @@ def command(
         api.money(price, region, pue, energy_scope),
         detail=report is not None,
         api_price=None if api_price is None else parse(api_price),
+        budget_usd_per_hour=None if budget is None else positive(budget, "usd_per_h", "budget"),
         manifests=tuple(files),
     )
     if report is not None:

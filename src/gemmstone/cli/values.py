@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 
 from gemmstone.core import units
@@ -36,3 +37,11 @@ def mode_of(loads: Mapping[str, float | None]) -> tuple[str, float]:
     if len(given) > 1:
         raise BadRequest(f"give one of {', '.join('--' + mode for mode in given)}, not {len(given)}")
     return next(iter(given.items()), ("concurrency", 1.0))
+
+
+def positive(text: str, dimension: str, what: str) -> float:
+    """A number above zero with its unit; BadRequest that names `what` otherwise."""
+    value = units.parse(text, dimension)
+    if not 0 < value < math.inf:
+        raise BadRequest(f"the {what} must be a positive number, not {text[:40]}")
+    return value

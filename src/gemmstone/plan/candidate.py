@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import NamedTuple
 
 from gemmstone.catalog.engine_files import Engine
 from gemmstone.core.deployment import Array, Deployment
-from gemmstone.core.hardware import Cluster
+from gemmstone.core.hardware import Cluster, Device
 from gemmstone.core.model import Model
+from gemmstone.graph import techniques
 from gemmstone.predict.economics import Economics
 from gemmstone.simulate.metrics import Answer
+from gemmstone.simulate.pool_metrics import usd_per_hour
+from gemmstone.simulate.pools import Pools
 from gemmstone.simulate.scenario import Hardware, Style
 from gemmstone.simulate.system import System
 
@@ -29,8 +33,22 @@ class Candidate(NamedTuple):
 
     @property
     def system(self) -> System:
-        """The deployment with everything resolved."""
+        """The deployment with everything resolved; of a disaggregated one a decode worker."""
         return self.answer.system
+
+    @property
+    def made(self) -> System | Pools:
+        """All that is deployed."""
+        return self.answer.pools or self.answer.system
+
+    def usd_per_hour(self, economics: Callable[[Device], Economics]) -> float | None:
+        """What all its devices cost an hour; None where a price is not known."""
+        return usd_per_hour(self.made, economics)
+
+    @property
+    def in_flight(self) -> float:
+        """Requests in flight in the whole system at the chosen load."""
+        return float(self.loads[self.point])
 
 
 class Refusal(NamedTuple):
@@ -52,8 +70,22 @@ class Setting:
     economics: Economics
 
 
-def layout(run: Deployment) -> str:
-    """A deployment in a few words: tp4.dp2 fp8 weights, bf16 cache."""
+def layout(made: System | Pools) -> str:
+    """A deployment in a few words: tp4.dp2 fp8 weights, bf16 cache; 2*tp4 then 1*tp8, the same for pools."""
+    if isinstance(made, Pools):
+        sides = (made.prefill_workers, made.prefill), (made.decode_workers, made.decode)
+        split = " then ".join(f"{workers}*{degrees(worker.deployment)}" for workers, worker in sides)
+        return f"{split} {_formats(made.decode.deployment)}"
+    return f"{degrees(made.deployment)} {_formats(made.deployment)}"
+
+
+def _formats(run: Deployment) -> str:
+    used = "".join(f", {techniques.of(settings).name}" for settings in run.techniques)
+    return f"{run.weights} weights, {run.kv_cache} cache{used}"
+
+
+def degrees(run: Deployment) -> str:
+    """How one copy or worker is split: tp4.dp2."""
     parts = [f"tp{run.tensor_parallel}"]
     for label, degree in (
         ("pp", run.pipeline_parallel),
@@ -63,4 +95,4 @@ def layout(run: Deployment) -> str:
     ):
         if degree > 1:
             parts.append(f"{label}{degree}")
-    return f"{'.'.join(parts)} {run.weights} weights, {run.kv_cache} cache"
+    return ".".join(parts)

@@ -11,6 +11,7 @@ from gemmstone.core.hardware import Device
 from gemmstone.plan import launches, pareto
 from gemmstone.plan.break_even import ApiPrice, break_even
 from gemmstone.plan.candidate import Candidate, layout
+from gemmstone.plan.loads import ranks
 from gemmstone.plan.question import TARGETS, Question
 from gemmstone.plan.remedies import would_fit
 from gemmstone.plan.search import Found
@@ -19,8 +20,8 @@ from gemmstone.predict.economics import Economics
 from gemmstone.simulate import detail as details
 from gemmstone.simulate import documents
 from gemmstone.simulate.efficiency import efficiency
-from gemmstone.simulate.metrics import answer
-from gemmstone.simulate.scenario import at_the_limit
+from gemmstone.simulate.pool_metrics import respond, usd_per_hour
+from gemmstone.simulate.scenario import limited
 
 LOSSY_BYTES = 1.9  # an element narrower than this loses something against 16 bits
 
@@ -32,6 +33,7 @@ def document(
     *,
     detail: bool,
     api_price: ApiPrice | None = None,
+    budget_usd_per_hour: float | None = None,
     manifests: Sequence[str] = (),
     region: str | None = None,
 ) -> dict[str, Any]:
@@ -48,12 +50,13 @@ def document(
         "workload": asdict(question.workload),
         "slo": {TARGETS[name]: bound for name, bound in question.slo.items()},
         "rate": question.rate,
+        "budget_usd_per_hour": budget_usd_per_hour,
         "objective": question.objective,
         "fidelity": question.fidelity,
         "searched": found.searched,
         "feasible": len(found.ranked),
-        "best": _entry(best) if best else None,
-        "candidates": [{"rank": i + 1, **_entry(c)} for i, c in enumerate(found.ranked[: question.top])],
+        "best": _entry(best, economics) if best else None,
+        "candidates": [{"rank": i + 1, **_entry(c, economics)} for i, c in enumerate(found.ranked[: question.top])],
         "pareto": [_point(p) for p in pareto.front(found.priced)],
         "rejected": [
             {"reason": reason, "count": count, "example": example}
@@ -67,35 +70,42 @@ def document(
         "fallback": None,
     }
     if best is not None:
-        costs = economics(best.system.cluster.device)
-        body["best"] |= _explained(best, costs)
-        body["sensitivity"] = sensitivity(best, costs, question.slo)
+        body["best"] |= _explained(best, economics)
+        body["sensitivity"] = sensitivity(best, economics, question.slo)
         body["launch_commands"] = launches.commands(question, best)
         body["launch"] = body["launch_commands"].get(best.system.engine.name, "")
         body["manifests"] = launches.manifests(question, found.ranked, manifests)
         if api_price is not None:
-            body["break_even"] = _break_even(api_price, question, best, costs)
+            body["break_even"] = _break_even(api_price, question, best, economics)
         if detail:
             body["detail"] = {**_detail(best, body["best"], region), "fronts": _fronts(found)}
     else:
-        body["fallback"] = _fallback(question, found.nearest)
+        body["fallback"] = _fallback(question, found.nearest, economics, budget_usd_per_hour)
     return body
 
 
-def _entry(candidate: Candidate) -> dict[str, Any]:
-    run = candidate.system.deployment
-    ranks = run.attention_dp * run.data_parallel
-    in_flight = float(candidate.loads[candidate.point])
+def _entry(candidate: Candidate, economics: Callable[[Device], Economics]) -> dict[str, Any]:
     return {
-        "hardware": f"{candidate.system.cluster.num_devices}x{candidate.system.cluster.device.slug}",
+        "hardware": documents.hardware(candidate.made),
         "engine": candidate.system.engine.name,
-        "layout": layout(run),
-        "deployment": {**documents.deployment(candidate.system), "max_num_seqs": round(in_flight / ranks)},
-        "concurrency": in_flight,
+        "layout": layout(candidate.made),
+        "disaggregated": candidate.answer.pools is not None,
+        "deployment": _deployed(candidate),
+        "concurrency": candidate.in_flight,
+        "usd_per_hour": candidate.usd_per_hour(economics),
         "metrics": documents.metrics(candidate.answer, candidate.point),
         "bound": documents.bound(candidate.answer, candidate.point),
         "notes": _notes(candidate),
     }
+
+
+def _deployed(candidate: Candidate) -> dict[str, Any]:
+    """The deployment with the number of running requests a rank that the chosen load asks for."""
+    deployed = documents.deployment(candidate.made)
+    per_rank = max(1, round(candidate.in_flight / ranks(candidate.made)))
+    if candidate.answer.pools is None:
+        return {**deployed, "max_num_seqs": per_rank}
+    return {**deployed, "decode": {**deployed["decode"], "max_num_seqs": per_rank}}
 
 
 def _notes(candidate: Candidate) -> list[str]:
@@ -113,9 +123,10 @@ def _notes(candidate: Candidate) -> list[str]:
 def _point(found: pareto.Point) -> dict[str, Any]:
     candidate = found.candidate._replace(point=found.point)
     return {
-        "hardware": f"{candidate.system.cluster.num_devices}x{candidate.system.cluster.device.slug}",
+        "hardware": documents.hardware(candidate.made),
         "engine": candidate.system.engine.name,
-        "layout": layout(candidate.system.deployment),
+        "layout": layout(candidate.made),
+        "disaggregated": candidate.answer.pools is not None,
         "concurrency": float(candidate.loads[found.point]),
         "output_tokens_per_s_per_device": found.per_device,
         "output_tokens_per_s_per_user": found.per_user,
@@ -124,18 +135,21 @@ def _point(found: pareto.Point) -> dict[str, Any]:
     }
 
 
-def _break_even(price: ApiPrice, question: Question, best: Candidate, costs: Economics) -> dict[str, Any]:
-    hourly = costs.usd_per_device_hour
+def _break_even(
+    price: ApiPrice, question: Question, best: Candidate, economics: Callable[[Device], Economics]
+) -> dict[str, Any]:
     return break_even(
         price,
         question.workload,
-        usd_per_hour=None if hourly is None else hourly * best.system.cluster.num_devices,
+        usd_per_hour=usd_per_hour(best.made, economics),
         requests_per_s=documents.metrics(best.answer, best.point)["requests_per_s"],
         rate=question.rate,
     )
 
 
-def _fallback(question: Question, nearest: Candidate | None) -> dict[str, Any]:
+def _fallback(
+    question: Question, nearest: Candidate | None, economics: Callable[[Device], Economics], budget: float | None
+) -> dict[str, Any]:
     if nearest is None:
         fitting = would_fit(question)
         way_out = f"what would fit: {', or '.join(fitting)}" if fitting else "use more or larger devices"
@@ -149,23 +163,27 @@ def _fallback(question: Question, nearest: Candidate | None) -> dict[str, Any]:
         for name, bound in question.slo.items()
         if nearest.value(TARGETS[name]) > bound
     ]
+    costs = nearest.usd_per_hour(economics)
+    if budget is not None and costs is not None and costs > budget:
+        missed.append(f"a price of {costs:.2f} USD/h against {budget:.2f}")
     if question.rate is not None and nearest.value("requests_per_s") < question.rate:
         missed.append(f"{nearest.value('requests_per_s'):.3g} requests/s against {question.rate:g}")
     return {
-        "message": f"no deployment meets the targets; the nearest, {layout(nearest.system.deployment)} on "
+        "message": f"no deployment meets the targets; the nearest, {layout(nearest.made)} on "
         f"{nearest.hardware}, has {', '.join(missed)}: relax the targets or add hardware",
-        "candidate": _entry(nearest),
+        "candidate": _entry(nearest, economics),
     }
 
 
-def _explained(best: Candidate, economics: Economics) -> dict[str, Any]:
+def _explained(best: Candidate, economics: Callable[[Device], Economics]) -> dict[str, Any]:
     """The physical limit at the same load in the shape of the metrics, a prompt and a decode step by term, and memory."""
     found, load = best.answer, best.point
-    at_limit = answer(at_the_limit(best.system), found.workload, economics, best.loads[load : load + 1])
+    at_limit = respond(limited(best.made), found.workload, economics, best.loads[load : load + 1])
     return {
         "limit": documents.bound_metrics(at_limit, found, load),
         "tree": documents.tree(found, load),
         "memory": documents.memory(found, load),
+        "prefill_memory": documents.prefill_memory(found),
         "efficiency": efficiency(found, load),
     }
 

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 
 from gemmstone.catalog.engine_files import Engine
 from gemmstone.core import dtypes
 from gemmstone.core.hardware import Cluster
 from gemmstone.core.model import Experts, Model
+from gemmstone.plan.question import Question, common
 from gemmstone.predict.deploy import Choice
 
 MOST_STAGES = 16
@@ -18,6 +20,15 @@ NARROWER_WEIGHTS = ("fp8", "nvfp4")
 WEIGHT_ONLY = ("fp8",)
 LAST_RESORT_WEIGHTS = ("int4", "q4_k_m")  # where nothing wider fits
 NARROWER_CACHES = ("fp8",)
+
+
+def alternatives(
+    question: Question, model: Model, cluster: Cluster, engine: Engine, weights: Sequence[str]
+) -> Iterator[Choice]:
+    """All choices for one cluster and engine that answer a question: without techniques, and with each that it names."""
+    for choice in choices(model, cluster, engine, weights, question.kv_caches, common(question)):
+        yield choice
+        yield from (replace(choice, techniques=(settings,)) for settings in question.techniques)
 
 
 def choices(

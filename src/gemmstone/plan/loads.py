@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from gemmstone.core.deployment import Array, Workload
+from gemmstone.simulate.pools import Pools
 from gemmstone.simulate.steady import lengths
 from gemmstone.simulate.system import System
 
@@ -13,8 +14,10 @@ FINER_POINTS = 24  # added by one refinement; the price of a deployment hardly d
 MOST_IN_FLIGHT = 2048.0  # per attention-DP rank
 
 
-def ranks(made: System) -> int:
-    """How many attention-DP ranks share the load of the whole system."""
+def ranks(made: System | Pools) -> int:
+    """How many attention-DP ranks share the load of the whole system, or generate in a disaggregated one."""
+    if isinstance(made, Pools):
+        return made.decode_workers * made.decode.deployment.attention_dp
     return made.deployment.attention_dp * made.deployment.data_parallel
 
 

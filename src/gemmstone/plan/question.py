@@ -47,6 +47,8 @@ class Question:
     weights: tuple[str, ...] = ()
     kv_caches: tuple[str, ...] = ()
     max_num_batched_tokens: int | None = None
+    serving: str = "both"  # aggregated | disaggregated | both
+    techniques: tuple[object, ...] = ()  # settings that are tried, each beside going without
     gpu_memory_utilization: float | None = None
     prefix_hit_frac: float = 0.0
     top: int = 5
@@ -54,12 +56,16 @@ class Question:
     fidelity: str = "calibrated"
 
 
+SERVING = ("both", "aggregated", "disaggregated")
+MIXED = "+"  # between two hardware choices that serve together
+
+
 def check(question: Question) -> None:
     """Raises BadRequest for a question that cannot be searched."""
     if question.objective not in OBJECTIVES:
         raise BadRequest(f"unknown objective {question.objective!r}: one of {', '.join(OBJECTIVES)}")
-    if not question.hardware or not question.engines:
-        raise BadRequest("name at least one hardware choice and one engine")
+    if not question.engines:
+        raise BadRequest("name at least one engine")
     for name, bound in question.slo.items():
         if name not in TARGETS:
             raise BadRequest(f"unknown latency target {name!r}: one of {', '.join(TARGETS)}")
@@ -67,6 +73,8 @@ def check(question: Question) -> None:
             raise BadRequest(f"the target {name} must be a positive time, not {bound:g} s")
     if question.rate is not None and not 0 < question.rate <= MAX_LOAD:
         raise BadRequest(f"the rate must be a positive number of requests/s up to {MAX_LOAD:g}, not {question.rate:g}")
+    if question.serving not in SERVING:
+        raise BadRequest(f"unknown serving {question.serving!r}: one of {', '.join(SERVING)}")
     for form in (*question.weights, *question.kv_caches):
         dtypes.resolve(form)
     check_choice(common(question))

@@ -13,11 +13,13 @@ from gemmstone.core.errors import BadRequest, NoAnswer
 from gemmstone.core.hardware import Device
 from gemmstone.plan import loads
 from gemmstone.plan.candidate import Candidate, Refusal, Setting, layout
-from gemmstone.plan.layouts import choices, last_resort
-from gemmstone.plan.question import OBJECTIVES, REMEDIES, TARGETS, UNKNOWN, Question, check, common
+from gemmstone.plan.layouts import alternatives, last_resort
+from gemmstone.plan.pool_search import pool_candidates
+from gemmstone.plan.question import MIXED, OBJECTIVES, REMEDIES, TARGETS, UNKNOWN, Question, check
 from gemmstone.predict.deploy import resolve
 from gemmstone.predict.economics import Economics
 from gemmstone.simulate.metrics import Answer, answer
+from gemmstone.simulate.pool_metrics import respond
 from gemmstone.simulate.scenario import Hardware, Style, load_cluster, load_model, pricing
 from gemmstone.simulate.system import assemble
 
@@ -25,6 +27,7 @@ MOST_CANDIDATES = 20_000
 MOST_REFINEMENTS = 6
 TIE = 0.005  # relative difference of the objective below which the simpler deployment wins
 SLACK = 0.01  # by which an objective between two loads may exceed what it is at the better one
+NOT_KNOWN = "not known of the device"
 AT_ANY_LOAD = " over its target at any load"
 
 
@@ -42,7 +45,12 @@ class Found:
 def search(question: Question, economics: Callable[[Device], Economics]) -> Found:
     """Prices all legal deployments of a question and ranks those that meet its targets."""
     check(question)
+    if not question.hardware:
+        raise BadRequest("name at least one hardware choice")
     priced, refused, searched = _explored(question, economics)
+    unknown = next((refusal.example for refusal in refused if refusal.reason == NOT_KNOWN), None)
+    if not priced and unknown:
+        raise BadRequest(unknown)
     metric, _ = OBJECTIVES[question.objective]
     judged = [candidate for candidate in priced if metric in candidate.answer.metrics]
     if priced and not judged:
@@ -71,7 +79,10 @@ def _explored(
     priced: list[Candidate] = []
     refused: list[Refusal] = []
     searched = 0
-    for setting in _settings(question, economics):
+    for pair in _pairs(question, economics):
+        found, why, matched = pool_candidates(question, *pair, economics)
+        priced, refused, searched = priced + found, refused + why, searched + matched
+    for setting in _settings(question, economics) if question.serving != "disaggregated" else ():
         for weights in _attempts(question, setting):
             deployments, unlawful = _deployments(question, setting, weights)
             searched += len(deployments)
@@ -87,20 +98,35 @@ def _explored(
 
 
 def _settings(question: Question, economics: Callable[[Device], Economics]) -> Iterator[Setting]:
-    model = load_model(question.model)
+    """Every hardware choice of equal devices under every engine."""
     for spec in question.hardware:
-        hardware = Hardware(spec, None, question.edits)
-        cluster = load_cluster(hardware)
-        for name in question.engines:
-            engine = engine_files.find(name)
-            yield Setting(
-                hardware=hardware,
-                model=model,
-                cluster=cluster,
-                engine=engine,
-                style=Style(engine.name, "", question.fidelity),
-                economics=economics(cluster.device),
-            )
+        if MIXED not in spec:
+            yield from (_setting(question, spec, name, economics) for name in question.engines)
+
+
+def _pairs(question: Question, economics: Callable[[Device], Economics]) -> Iterator[tuple[Setting, Setting]]:
+    """Where prompts and where answers may be computed: on shares of one choice, or of a mixed one either way round."""
+    for spec in question.hardware:
+        for name in question.engines if question.serving != "aggregated" or MIXED in spec else ():
+            parts = [_setting(question, part, name, economics) for part in spec.split(MIXED)]
+            if len(parts) > 2:
+                raise BadRequest(f"{spec[:80]!r} joins {len(parts)} hardware choices: two at most serve together")
+            yield parts[0], parts[-1]
+            if len(parts) > 1:
+                yield parts[1], parts[0]
+
+
+def _setting(question: Question, spec: str, name: str, economics: Callable[[Device], Economics]) -> Setting:
+    hardware = Hardware(spec.strip(), None, question.edits)
+    cluster, engine = load_cluster(hardware), engine_files.find(name)
+    return Setting(
+        hardware=hardware,
+        model=load_model(question.model),
+        cluster=cluster,
+        engine=engine,
+        style=Style(engine.name, "", question.fidelity),
+        economics=economics(cluster.device),
+    )
 
 
 def _attempts(question: Question, setting: Setting) -> Iterator[tuple[str, ...]]:
@@ -118,7 +144,7 @@ def _deployments(
     model, cluster, engine, device = setting.model, setting.cluster, setting.engine, setting.cluster.device
     found: dict[Deployment, None] = {}
     refused = []
-    for choice in choices(model, cluster, engine, weights, question.kv_caches, common(question)):
+    for choice in alternatives(question, model, cluster, engine, weights):
         try:
             deployment = resolve(model, cluster, engine, choice)
         except BadRequest as error:
@@ -143,15 +169,23 @@ def _price(question: Question, setting: Setting, deployment: Deployment) -> Cand
         return Refusal("does not fit", str(error))
     tried = loads.coarse(made, question.workload)
     if not len(tried):
-        return Refusal("does not fit", f"{layout(deployment)}: the cache cannot hold one request")
-    found = answer(made, replace(question.workload, mode="concurrency"), setting.economics, tried)
+        return Refusal("does not fit", f"{layout(made)}: the cache cannot hold one request")
+    try:
+        found = answer(made, replace(question.workload, mode="concurrency"), setting.economics, tried)
+    except BadRequest as error:  # a link or a rate that the device's sources do not give
+        return Refusal(NOT_KNOWN, str(error))
     return Candidate(setting.hardware.name, found, tried, 0)
 
 
 def _scores(question: Question, candidate: Candidate) -> Array:
-    """The objective at every load [loads], more is better."""
+    """The objective at every load [loads], more is better.
+
+    A system that has to sustain a rate is paid for whether it serves more or not: it costs what its devices do.
+    """
     metric, more = OBJECTIVES[question.objective]
     values = candidate.answer.metrics[metric].value
+    if question.objective == "cost" and question.rate is not None:
+        values = values * candidate.answer.metrics["output_tokens_per_s"].value
     return values if more else -values
 
 
@@ -196,14 +230,13 @@ def _worth_refining(question: Question, judged: Sequence[Candidate]) -> set[int]
 
 def _refined(question: Question, candidate: Candidate, economics: Callable[[Device], Economics]) -> Candidate:
     """The candidate with more loads, until no whole number of requests a rank is left out around the one that counts."""
-    made = candidate.system
-    costs = economics(made.cluster.device)
     for _ in range(MOST_REFINEMENTS):
-        more = loads.finer(candidate.loads, _focus(question, candidate), loads.ranks(made))
+        more = loads.finer(candidate.loads, _focus(question, candidate), loads.ranks(candidate.made))
         if not len(more):
             break
         tried = np.union1d(candidate.loads, more)
-        candidate = candidate._replace(answer=answer(made, candidate.answer.workload, costs, tried), loads=tried)
+        again = respond(candidate.made, candidate.answer.workload, economics, tried)
+        candidate = candidate._replace(answer=again, loads=tried)
     return candidate
 
 
@@ -227,20 +260,20 @@ def _missed(question: Question, found: Answer) -> str:
 
 def _ranked(question: Question, meeting: Sequence[Candidate]) -> list[Candidate]:
     """Best first; of those as good as equal the one with fewer pipeline stages, then the faster one."""
-    metric, more = OBJECTIVES[question.objective]
-    rest = sorted(meeting, key=lambda c: -c.value(metric) if more else c.value(metric))
+    scores = {id(c): float(_scores(question, c)[c.point]) for c in meeting}
+    rest = sorted(meeting, key=lambda c: -scores[id(c)])
     ranked: list[Candidate] = []
     while rest:
-        lead = rest[0].value(metric)
-        tied = [c for c in rest if abs(c.value(metric) - lead) <= TIE * abs(lead)]
+        lead = scores[id(rest[0])]
+        tied = [c for c in rest if abs(scores[id(c)] - lead) <= TIE * abs(lead)]
         ranked += sorted(tied, key=_simplicity)
         rest = rest[len(tied) :]
     return ranked
 
 
 def _simplicity(candidate: Candidate) -> tuple[float, ...]:
-    run = candidate.system.deployment
-    return run.pipeline_parallel, candidate.value("e2e_s"), run.replica_devices
+    run, pools = candidate.system.deployment, candidate.answer.pools is not None
+    return len(run.techniques), pools, run.pipeline_parallel, candidate.value("e2e_s"), run.replica_devices
 
 
 def _nearest(question: Question, judged: Sequence[Candidate]) -> Candidate | None:
@@ -261,4 +294,4 @@ def _counted(refused: Iterable[Refusal]) -> dict[str, tuple[int, str]]:
 
 
 def _name(candidate: Candidate) -> str:
-    return f"{candidate.hardware} {candidate.system.engine.name} {layout(candidate.system.deployment)}"
+    return f"{candidate.hardware} {candidate.system.engine.name} {layout(candidate.made)}"

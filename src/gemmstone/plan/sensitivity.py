@@ -8,7 +8,7 @@ or exaggerate a change.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import NamedTuple
 
@@ -23,7 +23,9 @@ from gemmstone.plan.candidate import Candidate
 from gemmstone.plan.question import TARGETS
 from gemmstone.predict.economics import Economics
 from gemmstone.predict.pricing import Pricing
-from gemmstone.simulate.metrics import Answer, answer
+from gemmstone.simulate.metrics import Answer
+from gemmstone.simulate.pool_metrics import respond
+from gemmstone.simulate.pools import Pools
 from gemmstone.simulate.system import System, assemble
 
 # resource -> the device fields that hold it
@@ -53,13 +55,15 @@ class _Standing(NamedTuple):
     kv_capacity_tokens: float
 
 
-def sensitivity(candidate: Candidate, economics: Economics, slo: Mapping[str, float]) -> dict[str, dict[str, float]]:
+def sensitivity(
+    candidate: Candidate, economics: Callable[[Device], Economics], slo: Mapping[str, float]
+) -> dict[str, dict[str, float]]:
     """Relative change of each metric for +10% of each resource; `slo` in seconds by the targets' names."""
     held = candidate.value("requests_per_s")
-    before = _standing(candidate.system, candidate, economics, slo, held)
+    before = _standing(candidate.made, candidate, economics, slo, held)
     changes: dict[str, dict[str, float]] = {}
     for resource, fields in RESOURCES.items():
-        made = _changed(candidate.system, fields)
+        made = _all_changed(candidate.made, fields)
         if made is not None:
             after = _standing(made, candidate, economics, slo, held)
             changes[resource] = {
@@ -69,17 +73,28 @@ def sensitivity(candidate: Candidate, economics: Economics, slo: Mapping[str, fl
 
 
 def _standing(
-    made: System, candidate: Candidate, economics: Economics, slo: Mapping[str, float], requests_per_s: float
+    made: System | Pools,
+    candidate: Candidate,
+    economics: Callable[[Device], Economics],
+    slo: Mapping[str, float],
+    requests_per_s: float,
 ) -> _Standing:
     work, ranks = candidate.answer.workload, loads.ranks(made)
     chosen = float(candidate.loads[candidate.point])
-    whole = np.geomspace(1.0, loads.most(made, work), SWEEP_POINTS) * ranks
-    swept = answer(made, work, economics, np.union1d(whole, NEAR * chosen))
+    holder = made.decode if isinstance(made, Pools) else made
+    whole = np.geomspace(1.0, loads.most(holder, work), SWEEP_POINTS) * ranks
+    in_flight = np.union1d(whole, NEAR * chosen)
+    swept = respond(made, work, economics, in_flight)
+    if isinstance(made, Pools):  # whose formulas take a rate itself
+        at_rate = respond(made, replace(work, mode="rate"), economics, np.array([requests_per_s])).metrics
+        ttft_s, tpot_s = (float(at_rate[name].value[0]) for name in ("ttft_s", "tpot_s"))
+    else:
+        ttft_s, tpot_s = (_at_rate(swept, name, requests_per_s) for name in ("ttft_s", "tpot_s"))
     return _Standing(
-        ttft_s=_at_rate(swept, "ttft_s", requests_per_s),
-        tpot_s=_at_rate(swept, "tpot_s", requests_per_s),
-        output_tokens_per_s=_best_within(made, swept, economics, slo),
-        kv_capacity_tokens=made.kv_capacity_tokens(work.input_tokens + work.output_tokens),
+        ttft_s=ttft_s,
+        tpot_s=tpot_s,
+        output_tokens_per_s=_best_within(made, swept, in_flight, economics, slo),
+        kv_capacity_tokens=holder.kv_capacity_tokens(work.input_tokens + work.output_tokens),
     )
 
 
@@ -92,14 +107,19 @@ def _at_rate(swept: Answer, metric: str, requests_per_s: float) -> float:
     return float(np.interp(requests_per_s, delivered[[first, after]], values))
 
 
-def _best_within(made: System, swept: Answer, economics: Economics, slo: Mapping[str, float]) -> float:
+def _best_within(
+    made: System | Pools,
+    swept: Answer,
+    in_flight: Array,
+    economics: Callable[[Device], Economics],
+    slo: Mapping[str, float],
+) -> float:
     """Most output tokens/s within the targets; swept again ever closer to that load, interpolated at the target."""
-    in_flight = np.asarray(swept.steady.running + swept.steady.waiting) * loads.ranks(made)
     for _ in range(SWEEPS):
         best = int(np.argmax(np.where(_misses(swept, slo) <= 1.0, swept.metrics["output_tokens_per_s"].value, -1.0)))
         low, high = in_flight[max(best - 1, 0)], in_flight[min(best + 1, len(in_flight) - 1)]
         in_flight = np.linspace(low, high, SWEEP_POINTS)
-        swept = answer(made, swept.workload, economics, in_flight)
+        swept = respond(made, swept.workload, economics, in_flight)
     misses, tokens = _misses(swept, slo), swept.metrics["output_tokens_per_s"].value
     within = np.flatnonzero(misses <= 1.0)
     if not len(within):
@@ -116,6 +136,13 @@ def _misses(found: Answer, slo: Mapping[str, float]) -> Array:
     """The worst latency over its target at each load [loads]; 0 without targets."""
     ratios = [found.metrics[TARGETS[name]].value / bound for name, bound in slo.items()]
     return np.max(ratios, axis=0) if ratios else np.zeros(found.steady.loads)
+
+
+def _all_changed(made: System | Pools, fields: tuple[str, ...]) -> System | Pools | None:
+    if not isinstance(made, Pools):
+        return _changed(made, fields)
+    prefill, decode = _changed(made.prefill, fields), _changed(made.decode, fields)
+    return replace(made, prefill=prefill, decode=decode) if prefill and decode else None
 
 
 def _changed(system: System, fields: tuple[str, ...]) -> System | None:

@@ -28,7 +28,7 @@ from gemmstone.simulate.pools import Pools, transfer_s
 from gemmstone.simulate.steady import Lengths, lengths
 from gemmstone.simulate.system import System
 
-GRID = 40
+GRID = 61
 MOST_PER_RANK = 4096.0
 NEARLY = np.array([0.8, 0.9, 0.95, 0.97, 0.98, 0.99, 0.995, 0.998])  # of the capacity; beyond the last a pool is full
 
@@ -89,7 +89,8 @@ def decode_side(made: System, size: Lengths, per_rank: Array | None = None) -> D
     run = made.deployment
     if per_rank is None:
         most = max(1.0, min(made.slots(size), MOST_PER_RANK))
-        per_rank = np.unique(np.concatenate([[1.0 / run.attention_dp], np.geomspace(1.0, most, GRID)]))
+        grid = np.geomspace(1.0, MOST_PER_RANK, GRID)  # the same for all, so that more room changes nothing else
+        per_rank = np.unique(np.concatenate([[1.0 / run.attention_dp], grid[grid < most], [most]]))
     share = np.maximum(per_rank / run.pipeline_parallel, np.minimum(per_rank, 1.0 / run.attention_dp))
     context = np.full_like(share, size.prompt + size.output / 2.0)
     tree = made.timer.estimate(Step(decode_seqs=share, decode_context=context))
@@ -167,10 +168,10 @@ def _curve(pools: Pools, size: Lengths, sides: tuple[PrefillSide, DecodeSide], c
     n = np.minimum(pools.decode_workers * steps.ranks * steps.per_rank, slots)
     step_s = steps.step_s
     if later:  # a queue grows without bound near the capacity, so the grid is fine there
-        near = np.interp(NEARLY * capacity, np.maximum.accumulate(n / (later * step_s)), n)
-        dense = np.union1d(n, near)
-        step_s, n = np.interp(dense, n, step_s), dense
         through = np.maximum.accumulate(n / (later * step_s))
+        dense = np.union1d(n, np.interp(NEARLY * capacity, through, n))
+        through, n = np.interp(dense, n, through), dense
+        step_s = n / (later * through)
     else:
         through = NEARLY[-1] * capacity * n / n[-1]
     busy = np.minimum(through / capacity, NEARLY[-1])

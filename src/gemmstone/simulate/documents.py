@@ -8,7 +8,7 @@ from typing import Any
 from gemmstone.core.estimate import Estimate, weakest
 from gemmstone.graph import techniques
 from gemmstone.simulate.metrics import Answer, Metric
-from gemmstone.simulate.pools import Pools, workers
+from gemmstone.simulate.pools import Pools, layout, workers
 from gemmstone.simulate.steady import lengths
 from gemmstone.simulate.system import System
 
@@ -43,7 +43,7 @@ def warnings(found: Answer, load: int = 0) -> list[str]:
 def _of_worker(made: System, found: Answer, *, borrowed: bool) -> list[str]:
     """What to know of one kind of worker."""
     device, run, engine = made.cluster.device, made.deployment, made.engine
-    notes = []
+    notes = techniques.notes(run)
     if borrowed:
         notes.append(
             f"some kernels of {device.slug} were never measured: coefficients are borrowed, the bands are wider"
@@ -116,10 +116,13 @@ def hardware(made: System | Pools) -> str:
 
 
 def deployment(made: System | Pools) -> dict[str, Any]:
-    """The resolved deployment, with the scheduler that was modelled; of pools both workers and how many there are."""
+    """The resolved deployment, with the scheduler that was modelled.
+
+    Of pools both workers and how many there are; what stands beside them is the decode worker's.
+    """
     if isinstance(made, Pools):
         return {
-            "engine": made.decode.engine.name,
+            **deployment(made.decode),
             "disaggregated": True,
             "num_devices": made.num_devices,
             "prefill": _pool(made.prefill, made.prefill_workers),
@@ -133,7 +136,7 @@ def deployment(made: System | Pools) -> dict[str, Any]:
 
 def _pool(worker: System, workers: int) -> dict[str, Any]:
     hardware = f"{workers * worker.deployment.num_devices}x{worker.cluster.device.slug}"
-    return {"workers": workers, "hardware": hardware, **deployment(worker)}
+    return {"workers": workers, "hardware": hardware, "layout": layout(workers, worker), **deployment(worker)}
 
 
 def bound(found: Answer, load: int = 0) -> dict[str, str]:
@@ -161,17 +164,20 @@ def tree(found: Answer, load: int = 0) -> dict[str, Any]:
 def memory(found: Answer, load: int = 0) -> dict[str, Any]:
     """What an engine may use of the fullest device: weights, activations, cache in use, and what is left.
 
-    Of a disaggregated system one device of each pool, a prefill worker's with one prompt on each of its ranks.
+    Of a disaggregated system a device of a decode worker.
     """
     size = lengths(found.workload, found.system.deployment.prefix_hit_frac)
     running = float(found.steady.running[load])
-    decode = _usable(found.system, running * float(found.system.memory.sequence_bytes(size.prompt + size.output / 2.0)))
+    return _usable(found.system, running * float(found.system.memory.sequence_bytes(size.prompt + size.output / 2.0)))
+
+
+def prefill_memory(found: Answer) -> dict[str, Any] | None:
+    """The same of a device of a prefill worker, with one prompt on each of its ranks; None for undivided systems."""
     if found.pools is None:
-        return decode
+        return None
+    size = lengths(found.workload, found.system.deployment.prefix_hit_frac)
     made = found.pools.prefill
-    prefill = _usable(made, float(made.memory.sequence_bytes(size.prompt)))
-    parts = [{**decode, "name": "decode device"}, {**prefill, "name": "prefill device"}]
-    return {"name": "pools", "bytes": sum(part["bytes"] for part in parts), "parts": parts}
+    return _usable(made, float(made.memory.sequence_bytes(size.prompt)))
 
 
 def _usable(made: System, cached_bytes: float) -> dict[str, Any]:

@@ -45,6 +45,18 @@ def sides(pools: Pools, workload: Workload) -> Sides:
     return prefill_side(pools.prefill, size), decode_side(pools.decode, size)
 
 
+def usd_per_hour(made: System | Pools, economics: Callable[[Device], Economics]) -> float | None:
+    """What all devices of a system cost an hour; None where a price is not known."""
+    if not isinstance(made, Pools):
+        price = economics(made.cluster.device).usd_per_device_hour
+        return None if price is None else price * made.deployment.num_devices
+    one = economics(made.prefill.cluster.device).usd_per_device_hour
+    other = economics(made.decode.cluster.device).usd_per_device_hour
+    if one is None or other is None:
+        return None
+    return one * made.prefill_devices + other * made.decode_devices
+
+
 def pools_answer(
     pools: Pools,
     workload: Workload,

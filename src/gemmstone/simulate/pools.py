@@ -90,6 +90,18 @@ class Pools:
         return self.prefill_devices + self.decode_devices
 
 
+def layout(workers: int, worker: System) -> str:
+    """A pool in the contract's grammar, its device left out."""
+    run = worker.deployment
+    return PoolChoice(
+        workers=workers,
+        tensor_parallel=run.tensor_parallel,
+        pipeline_parallel=run.pipeline_parallel,
+        attention_dp=run.attention_dp,
+        expert_parallel=run.expert_parallel,
+    ).text()
+
+
 def workers(made: System | Pools) -> tuple[System, ...]:
     """The kinds of worker of a system: one, or a prefill worker and a decode worker."""
     return (made.prefill, made.decode) if isinstance(made, Pools) else (made,)
