@@ -68,7 +68,7 @@ def other(dice: random.Random, value: Any) -> Any:
         return dice.choice([not value, not value, *ODD])
     if isinstance(value, int):
         near = [2 * value, 2 * value, 4 * value, value // 2, value + 1, value - 1]
-        return dice.choice([*near, *near, *ODD, str(value), [value], float(value)])
+        return dice.choice([*near, *near, *ODD, repr(value)[:40], [value], [[value]]])
     if isinstance(value, list) and value:
         one = dice.choice([*FAMILIES, *ODD])
         return dice.choice([value[:-1], [*value, value[0]], value[::-1], [one] * len(value), [one] * len(value), *ODD])

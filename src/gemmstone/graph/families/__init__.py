@@ -7,7 +7,6 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from gemmstone.catalog.model_files import ModelFile
-from gemmstone.core import dtypes
 from gemmstone.core.errors import BadRequest
 from gemmstone.core.lookup import nearest
 from gemmstone.core.model import Experts, Model
@@ -52,7 +51,7 @@ from gemmstone.graph.families import (
     starcoder2,
     vision,
 )
-from gemmstone.graph.families.fields import Config, flag, integer, shown, word
+from gemmstone.graph.families.fields import Config, flag, integer, number_format, shown, word
 from gemmstone.graph.families.quantization import quantization
 
 # Architecture class -> function (config) -> the fields of Model that the family knows.
@@ -283,11 +282,4 @@ def _known() -> str:
 
 def _dtype(config: Config) -> str:
     """The stored format; bf16, in which engines run a checkpoint that declares none."""
-    key = "torch_dtype" if word(config, "torch_dtype") else "dtype"
-    declared = word(config, key).removeprefix("torch.")
-    if declared in ("", "auto"):
-        return "bf16"
-    try:
-        return dtypes.resolve(declared)
-    except BadRequest as error:
-        raise BadRequest(f"{key!r} in the config.json: {error}") from None
+    return number_format(config, "torch_dtype" if word(config, "torch_dtype") else "dtype", "bf16")

@@ -13,9 +13,10 @@ from gemmstone.graph.families.fields import Config, divides, flag, integer
 
 def bloom(config: Config) -> dict[str, Any]:
     """Layers in either of BLOOM's spellings (n_embed or hidden_size, n_head or num_attention_heads); head tied."""
-    hidden_size = integer(config, "n_embed" if config.get("n_embed") is not None else "hidden_size", kind="hidden_size")
-    num_heads = integer(config, _spelled(config, "n_head", "num_attention_heads"), kind="num_attention_heads")
-    divides(num_heads, hidden_size, "hidden_size has to be a multiple of the number of heads")
+    width, heads = _spelled(config, "n_embed", "hidden_size"), _spelled(config, "n_head", "num_attention_heads")
+    hidden_size = integer(config, width, kind="hidden_size")
+    num_heads = integer(config, heads, kind="num_attention_heads")
+    divides(num_heads, hidden_size, f"{width} has to be a multiple of {heads}")
     mixer = Attention(
         num_heads=num_heads,
         num_kv_heads=num_heads,

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from gemmstone.core import dtypes
 from gemmstone.core.errors import BadRequest
 
 Config = Mapping[str, Any]
@@ -62,6 +63,17 @@ def word(config: Config, key: str, default: str = "") -> str:
     if not isinstance(value, str):
         raise BadRequest(f"{key!r} in the config.json has to be text, not {shown(value)}")
     return value
+
+
+def number_format(config: Config, key: str, default: str) -> str:
+    """The canonical number format that the text at `key` names; missing, null or "auto" means `default`."""
+    declared = word(config, key).removeprefix("torch.")
+    if declared in ("", "auto"):
+        return default
+    try:
+        return dtypes.resolve(declared)
+    except BadRequest as error:
+        raise BadRequest(f"{key!r} in the config.json: {error}") from None
 
 
 def section(config: Config, key: str) -> Config:

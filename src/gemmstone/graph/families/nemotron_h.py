@@ -8,11 +8,10 @@ from __future__ import annotations
 
 from typing import Any
 
-from gemmstone.core import dtypes
 from gemmstone.core.errors import BadRequest
 from gemmstone.core.model import Attention, DenseMLP, Experts, Layer
 from gemmstone.graph.blocks.mamba2 import Mamba2
-from gemmstone.graph.families.fields import Config, divides, flag, integer, shown, word
+from gemmstone.graph.families.fields import Config, divides, flag, integer, number_format, shown, word
 from gemmstone.graph.families.stack import grouped
 
 LETTERS = "M*-E"
@@ -49,7 +48,7 @@ def _mamba(config: Config) -> Mamba2:
         chunk=integer(config, "chunk_size", 256, kind="num_attention_heads"),
         conv_bias=flag(config, "use_conv_bias", True),
         bias=flag(config, "mamba_proj_bias") or flag(config, "use_bias"),
-        state=dtypes.resolve(word(config, "mamba_ssm_cache_dtype", "fp32")),
+        state=number_format(config, "mamba_ssm_cache_dtype", "fp32"),
     )
 
 

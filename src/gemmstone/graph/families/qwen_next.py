@@ -10,11 +10,10 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
-from gemmstone.core import dtypes
 from gemmstone.core.errors import BadRequest
 from gemmstone.core.model import DenseMLP, Experts, Layer
 from gemmstone.graph.blocks.gated_delta import GatedDelta
-from gemmstone.graph.families.fields import Config, divides, flag, integer, word
+from gemmstone.graph.families.fields import Config, divides, flag, integer, number_format
 from gemmstone.graph.families.stack import attention, grouped, predicted
 
 
@@ -44,7 +43,7 @@ def _linear(config: Config) -> GatedDelta:
         key_head_dim=integer(config, "linear_key_head_dim", kind="num_attention_heads"),
         value_head_dim=integer(config, "linear_value_head_dim", kind="num_attention_heads"),
         conv_kernel=integer(config, "linear_conv_kernel_dim", 4, kind="num_attention_heads"),
-        state=dtypes.resolve(word(config, "mamba_ssm_dtype", "fp32")),
+        state=number_format(config, "mamba_ssm_dtype", "fp32"),
     )
 
 
