@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import numpy as np
 import pytest
 
-from gemmstone.core.deployment import Deployment, Step
+from gemmstone.core.deployment import Deployment, Step, Workload
 from gemmstone.core.errors import BadRequest
 from gemmstone.core.work import Op
 from gemmstone.graph import techniques
@@ -19,7 +20,9 @@ from gemmstone.graph.techniques.lambda_attention import LambdaAttention
 from gemmstone.graph.techniques.lora import Lora
 from gemmstone.graph.techniques.nano_batch import NanoBatch
 from gemmstone.graph.techniques.speculative import Speculative
-from gemmstone.simulate.scenario import load_model
+from gemmstone.predict.deploy import Choice
+from gemmstone.simulate.scenario import Scenario, load_model, system
+from gemmstone.simulate.steady import closed_loop
 
 
 def test_a_text_names_a_technique_and_its_settings() -> None:
@@ -208,6 +211,27 @@ def test_drafts_of_another_model_run_as_often_as_there_are_tokens() -> None:
     target, draft = caches(load_model(LLAMA), replace(ONE, techniques=(settings,)))
     assert target[0] * target[1].bytes(100, 2.0) == 100 * 131_072
     assert draft[0] * draft[1].bytes(100, 2.0) == 100 * 16 * 2 * 8 * 64 * 2
+
+
+def test_drafted_tokens_take_room_in_a_step() -> None:
+    """A budget of 2048 tokens, 200 sequences: with seven drafts each 1600 of them are taken, and a prompt of 1000 is cut."""
+    plain, drafting = (
+        system(
+            Scenario(
+                model=LLAMA,
+                hardware="1xh100-sxm",
+                engine="vllm",
+                choice=Choice(max_num_batched_tokens=2048, techniques=extras),
+            )
+        )
+        for extras in ((), (Speculative(tokens=7, draft="ngram"),))
+    )
+    assert techniques.decode_tokens(drafting.deployment) == 8
+    work = Workload(input_tokens=1000, output_tokens=200, load=200)
+    chunks = [
+        closed_loop(made.timer, 1000.0, work, np.array([200.0])).prompt_steps.item() for made in (plain, drafting)
+    ]
+    assert chunks[1] > chunks[0]
 
 
 def test_a_drafting_layer_shares_embedding_and_head() -> None:

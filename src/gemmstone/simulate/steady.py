@@ -213,7 +213,7 @@ def _points(timer: Timer, size: Lengths, running: Array, prefill_first: bool) ->
     context = size.prompt + size.output / 2.0
     budget = float(run.max_num_batched_tokens)
     riding = 0.0 if prefill_first or size.output <= 1.0 else 1.0  # a single token comes out of the prompt's own step
-    room = np.maximum(budget - share * riding, 0.25 * budget)
+    room = np.maximum(budget - share * riding * techniques.decode_tokens(run), 0.25 * budget)
     chunks = np.maximum(1.0, np.ceil(size.new / room))
     chunk = size.new / chunks
     past = size.cached + (chunks - 1.0) / 2.0 * chunk

@@ -104,10 +104,16 @@ def problem(model: Model, run: Deployment) -> str:
     return next(filter(None, found), "")
 
 
-def built(model: Model, run: Deployment, step: Step) -> Groups:
-    """The operations of a step as the deployment's techniques leave them."""
+def rewritten_step(run: Deployment, step: Step) -> Step:
+    """What the model executes instead of a step."""
     for settings in _in_order(run):
         step = of(settings).step(settings, step)
+    return step
+
+
+def built(model: Model, run: Deployment, step: Step) -> Groups:
+    """The operations of a step as the deployment's techniques leave them."""
+    step = rewritten_step(run, step)
     groups = _rewritten(model, run, step)
     parts = math.prod(of(settings).parts(settings) for settings in run.techniques)
     if parts == 1:
@@ -153,6 +159,11 @@ def tokens_per_step(techniques: Iterable[object]) -> float:
     for settings in techniques:
         product *= of(settings).tokens_per_step(settings)
     return product
+
+
+def decode_tokens(run: Deployment) -> float:
+    """Tokens of a decoding sequence that a step carries, drafted ones included."""
+    return rewritten_step(run, Step()).decode_tokens
 
 
 def notes(run: Deployment) -> list[str]:
