@@ -22,6 +22,7 @@ from gemmstone.report import terms
 from gemmstone.report.figure import log_ticks
 from gemmstone.report.html import page, write_page
 from gemmstone.report.markup import Html, element, island
+from gemmstone.report.quantities import front
 from gemmstone.simulate.pools import PoolChoice, PoolsChoice
 
 CHARTS = ("pareto", "breakdown", "roofline", "memory", "context", "sensitivity", "curve", "places")
@@ -130,15 +131,13 @@ def test_the_page_says_what_the_document_says(feasible: dict[str, Any]) -> None:
 
 def test_the_charts_hold_the_numbers_of_the_document(feasible: dict[str, Any]) -> None:
     figures = Seen(page(feasible)).figures
-    front = {
+    drawn = {
         (x, y)
         for trace in figures["pareto"]["data"]
         if trace["mode"] == "markers"
         for x, y in zip(trace["x"], trace["y"], strict=True)
     }
-    assert front == {
-        (p["output_tokens_per_s_per_user"], p["output_tokens_per_s_per_device"]) for p in feasible["pareto"]
-    }
+    assert drawn == {(p["output_tokens_per_s_per_user"], p["output_tokens_per_s_per_device"]) for p in front(feasible)}
     assert figures["pareto"]["layout"]["shapes"][0]["x0"] == pytest.approx(1 / 0.05)
     for label in ("prefill step", "decode step"):
         shares = [t["x"][0] for t in figures["breakdown"]["data"] if t["y"][0].startswith(label) and t["x"][0]]
@@ -165,9 +164,10 @@ def test_points_that_miss_a_target_are_drawn_hollow() -> None:
     document = plan(slo={"tpot": 0.02}, hardware=("h100-sxm", "2xa100-sxm-80gb"))
     traces = [t for t in Seen(page(document)).figures["pareto"]["data"] if t["mode"] == "markers"]
     assert {y for t in traces if t["marker"]["symbol"].endswith("-open") for y in t["x"]} == {
-        p["output_tokens_per_s_per_user"] for p in document["pareto"] if p["tpot_s"] > 0.02
+        p["output_tokens_per_s_per_user"] for p in front(document) if p["tpot_s"] > 0.02
     }
-    places = {(p["hardware"], p["engine"]) for p in document["pareto"]}
+    places = {(p["disaggregated"], p["hardware"], p["engine"]) for p in front(document)}
+    assert {way for way, _, _ in places} == {False, True}
     assert len({trace["marker"]["color"] for trace in traces}) == len(places)
 
 
