@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import json
 import random
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -132,7 +133,8 @@ def check_refusal(refusal: str, config: dict[str, Any], before: dict[str, Any]) 
     assert "\n" not in refusal
     assert len(refusal) < 2_000
     keys = {key for path in [*leaves(config), *leaves(before)] for key in path}
-    assert any(key in refusal for key in keys) or "architecture" in refusal, refusal
+    missing = re.search(r"'\w+' in the config\.json|the config\.json has no '\w+'", refusal)
+    assert missing or any(key in refusal for key in keys) or "architecture" in refusal, refusal
 
 
 def check_answer(config: dict[str, Any], model: Model, folder: Path) -> None:
