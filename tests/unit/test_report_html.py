@@ -247,6 +247,8 @@ def test_separate_pools_have_a_page_too() -> None:
     assert set(seen.figures) == set(OF_A_PREDICTION)
     assert "2 prefill workers on 2 x h100-sxm, each one device" in seen.text
     assert "1 decode worker on 2 x h100-sxm, each tp2" in seen.text
+    bars = {trace["y"][0] for trace in seen.figures["memory"]["data"]}
+    assert bars == {"decode device", "prefill device"}
     curve = document["detail"]["curve"]
     at = curve["concurrency"].index(16.0)
     assert curve["output_tokens_per_s"][at] == pytest.approx(document["metrics"]["output_tokens_per_s"]["value"])

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from gemmstone.core import units
-from gemmstone.report import load_charts, memory_charts, place_charts
+from gemmstone.report import load_charts, memory_charts, place_charts, terms
 from gemmstone.report.figure import BLUE, GREEN, GREY, LIGHT, ORANGE, PURPLE, RED, SKY, Figure, layout, line, note
 from gemmstone.report.kernel_charts import breakdown, roofline
 from gemmstone.report.markup import text
@@ -30,10 +30,12 @@ def figures(document: Mapping[str, Any]) -> dict[str, Figure]:
         made["curve"] = load_charts.curve(detail["curve"], document["slo"], document["best"]["concurrency"])
     if detail.get("places", {}).get("regions"):
         made["places"] = place_charts.carbon(detail["places"]["regions"])
+    memory = terms.memory_of(document)
+    if memory:
+        made["memory"] = memory_charts.memory(memory)
     drawn = {
         "breakdown": ("tree", breakdown),
         "roofline": ("roofline", roofline),
-        "memory": ("memory", memory_charts.memory),
         "context": ("context", memory_charts.context),
     }
     return made | {name: draw(detail[key]) for name, (key, draw) in drawn.items() if detail.get(key)}

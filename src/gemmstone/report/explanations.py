@@ -89,7 +89,7 @@ def roofline_note(document: Document) -> Html:
 
 def memory(document: Document) -> Html:
     """The memory tree of the fullest device, of one device of each pool where there are two."""
-    node = (document.get("detail") or {}).get("memory")
+    node = terms.memory_of(document)
     if not node:
         return NOTHING
     kinds = terms.devices(node)

@@ -41,6 +41,16 @@ def devices(node: Mapping[str, Any]) -> list[tuple[str, Mapping[str, Any]]]:
     return [(part["name"], part) for part in node["parts"]] if node["name"] == "pools" else [("", node)]
 
 
+def memory_of(document: Mapping[str, Any]) -> Mapping[str, Any] | None:
+    """The memory to show: of the fullest device, of separate pools one device of each under a node named `pools`."""
+    node: Mapping[str, Any] | None = (document.get("detail") or {}).get("memory")
+    prefill = (document.get("best") or {}).get("prefill_memory")
+    if not node or not prefill:
+        return node
+    parts = [{**node, "name": "decode device"}, {**prefill, "name": "prefill device"}]
+    return {"name": "pools", "bytes": sum(part["bytes"] for part in parts), "parts": parts}
+
+
 def memory_parts(node: Mapping[str, Any]) -> list[Mapping[str, Any]]:
     """The parts of a memory node in the order they are shown: what every engine has first, others, what is free last."""
     known = {name: i for i, name in enumerate(MEMORY_ORDER)}
