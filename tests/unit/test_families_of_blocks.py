@@ -234,6 +234,7 @@ def test_chatglm_in_its_own_spelling() -> None:
     layer = ATTENTION + H + 2 * 32 + GATED + 2 * H
     assert total("ChatGLMModel", grouped) == LAYERS * layer + 2 * TABLE + H
     assert mixers(built("ChatGLMModel", CHATGLM))[0][1].num_kv_heads == HEADS
+    assert total("GEBForCausalLM", {**CHATGLM, "num_key_value_heads": 2}) == LAYERS * (layer - H - 64) + 2 * TABLE + H
 
 
 def test_glm4_norms_before_and_after_where_glm_norms_before() -> None:
