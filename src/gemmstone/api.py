@@ -263,6 +263,9 @@ def _model(file: model_files.ModelFile, *, deep: bool) -> dict[str, Any]:
         "parameters": counts.total,
         "active_parameters": counts.active,
         "kv_bytes_per_token": parameters.kv_bytes_per_token(model, 2.0),
+        "state_bytes": parameters.state_bytes(model),
+        "tower_parameters": parameters.tower_parameters(model),
+        "mtp_parameters": parameters.mtp_parameters(model),
         "layers": model.num_layers,
         "source": file.source,
     }

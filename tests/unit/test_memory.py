@@ -13,7 +13,7 @@ from gemmstone.core.errors import NoAnswer
 from gemmstone.core.hardware import Device
 from gemmstone.graph import memory as memory_module
 from gemmstone.graph.memory import MemoryNode, does_not_fit, kv_bytes_per_token, memory
-from gemmstone.graph.parameters import count
+from gemmstone.graph.parameters import count, tower_parameters
 from gemmstone.simulate.scenario import load_model
 
 MODELS = [file.id for file in model_files.published()]
@@ -52,9 +52,11 @@ def adds_up(node: MemoryNode) -> bool:
 
 @pytest.mark.parametrize("name", MODELS)
 def test_weights_are_the_parameters_in_two_bytes_but_for_norms_and_biases(name: str) -> None:
-    # Vectors are at most a thousandth of any shipped model (GPT-2's 0.1% is the largest share) and are left out.
-    expected = 2.0 * count(load_model(name)).total
-    assert expected * (1 - 1e-3) < weights(name).bytes < expected
+    # Vectors are at most a thousandth of any shipped decoder (GPT-2's 0.1% is the largest share), 0.15% of ViT-base, and
+    # are left out; an image encoder is held beside the model.
+    model = load_model(name)
+    expected = 2.0 * (count(model).total + tower_parameters(model))
+    assert expected * (1 - 1.5e-3) < weights(name).bytes <= expected
 
 
 def test_what_is_left_out_by_hand() -> None:

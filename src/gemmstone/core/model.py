@@ -133,7 +133,8 @@ class Model:
     norm_bias: bool = False  # of the final norm
     lm_head_bias: bool = False
     has_head: bool = True  # encoders for embedding end without one
-    extra_parameters: int = 0  # outside the layers: poolers, patch embeddings, class tokens
+    pooler: bool = False  # a square matrix with a bias on one position of a sequence (BERT)
+    extra_parameters: int = 0  # outside the layers: lower bounds, class tokens, biases
     patch_elements: int = 0  # an image encoder's tokens are products of patches of so many values, not looked up
     classes: int = 0  # outputs of a classification head, which reads one position of a sequence
     tower: Tower | None = None

@@ -56,7 +56,7 @@ def build(model: Model, deployment: Deployment, step: Step) -> Groups:
     groups += [OpGroup(_layer_name(layer), layer.count, tuple(layer_ops(layer, place))) for layer in model.layers]
     if deployment.pipeline_parallel > 1:
         groups.append(OpGroup("pipeline", deployment.pipeline_parallel - 1, (_hand_over(model, place),)))
-    if model.has_head or model.classes:
+    if model.has_head or model.classes or model.pooler:
         groups.append(OpGroup("head", 1, tuple(_head(model, place))))
     return tuple(groups)
 
@@ -70,8 +70,11 @@ def _embedding(model: Model, place: Place) -> Iterator[Op]:
     ranks = place.deployment.tensor_parallel
     if model.patch_elements:
         yield matmul.gemm("patch_embedding", m=place.tokens, n=model.hidden_size, k=model.patch_elements)
-    rows = model.vocab_size / ranks + model.learned_positions
-    yield elementwise.embedding("embedding", tokens=place.tokens, width=model.hidden_size, rows=rows)
+    width = model.embedding_size or model.hidden_size
+    rows = model.vocab_size / ranks + model.learned_positions * model.hidden_size / width
+    yield elementwise.embedding("embedding", tokens=place.tokens, width=width, rows=rows)
+    if width != model.hidden_size:
+        yield matmul.gemm("embedding_projection", m=place.tokens, n=model.hidden_size, k=width)
     if model.embedding_norm:
         yield elementwise.norm("embedding_norm", tokens=place.tokens, width=model.hidden_size)
     if ranks > 1 and model.vocab_size:
@@ -81,13 +84,18 @@ def _embedding(model: Model, place: Place) -> Iterator[Op]:
 
 def _head(model: Model, place: Place) -> Iterator[Op]:
     run, sequences = place.deployment, place.step.sampled
+    if model.pooler:
+        yield matmul.gemm("pooler", m=sequences, n=model.hidden_size, k=model.hidden_size)
     if model.classes:
         yield matmul.gemm("classifier", m=sequences, n=model.classes, k=model.hidden_size)
     if not model.has_head:
         return
     vocab = model.vocab_size / run.tensor_parallel
     yield elementwise.norm("final_norm", tokens=sequences, width=model.hidden_size)
-    yield matmul.gemm("lm_head", m=sequences, n=vocab, k=model.hidden_size)
+    width = model.embedding_size or model.hidden_size
+    if width != model.hidden_size:
+        yield matmul.gemm("head_projection", m=sequences, n=width, k=model.hidden_size)
+    yield matmul.gemm("lm_head", m=sequences, n=vocab, k=width)
     if run.tensor_parallel > 1:
         message = sequences * model.vocab_size * ACTIVATION_BYTES
         yield collective.all_gather("logits_all_gather", message_bytes=message, ranks=run.tensor_parallel)

@@ -148,9 +148,11 @@ def memory(model: Model, device: Device, deployment: Deployment) -> Memory:
 
 def does_not_fit(model: Model, device: Device, found: Memory) -> NoAnswer:
     """The error for a model that does not fit, with the tree, largest first."""
+    offload = ", or offload experts to the host" if model.is_moe else ""
     return NoAnswer(
         f"{model.name} does not fit on {device.slug}: {found.tree.bytes / 1e9:.1f} GB are needed a device before any "
-        f"cache and {found.usable_bytes / 1e9:.1f} GB are usable; use more devices, narrower weights or larger devices",
+        f"cache and {found.usable_bytes / 1e9:.1f} GB are usable; use more devices, narrower weights or larger devices"
+        + offload,
         detail=found.tree.as_dict(),
     )
 
@@ -158,6 +160,7 @@ def does_not_fit(model: Model, device: Device, found: Memory) -> NoAnswer:
 def _weights(model: Model, deployment: Deployment, tier: str) -> MemoryNode:
     stages = deployment.pipeline_parallel
     held = fullest_stage(model.num_layers, stages)
+    tied = model.tied_embeddings and stages == 1  # head and embedding are one table of one device
     inside: list[MemoryNode] = []
     ends: dict[tuple[str, ...], list[MemoryNode]] = {FIRST: [], LAST: []}
     for group in techniques.built(model, deployment, Step()):
@@ -165,9 +168,9 @@ def _weights(model: Model, deployment: Deployment, tier: str) -> MemoryNode:
         own = [
             MemoryNode(name=op.name, bytes=float(op.weight_bytes) * group.repeats * (1.0 if end else held))
             for op in (*group.ops, *group.streams)
-            if op.tier == tier and float(op.weight_bytes) > 0
+            if op.tier == tier and float(op.weight_bytes) > 0 and not (op.name == "lm_head" and tied)
         ]
-        if not own or (group.name in LAST and model.tied_embeddings and stages == 1):
+        if not own:
             continue
         (ends[end] if end else inside).append(_joined(group.name, own))
     held_ends = list(ends.values())

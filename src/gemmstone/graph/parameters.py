@@ -40,7 +40,7 @@ def outside_parameters(model: Model) -> int:
     width = model.embedding_size or hidden
     head = model.vocab_size * width if model.has_head and not model.tied_embeddings else 0
     head_bias = model.vocab_size if model.lm_head_bias else 0
-    classifier = model.classes * (hidden + 1)
+    classifier = model.classes * (hidden + 1) + (hidden * (hidden + 1) if model.pooler else 0)
     projections = 2 * width * hidden if width != hidden else 0
     norms = (1 if model.final_norm else 0) + (1 if model.embedding_norm else 0)
     norm = norms * (2 if model.norm_bias else 1) * hidden

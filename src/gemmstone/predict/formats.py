@@ -29,7 +29,7 @@ def number_formats(
     """The format fields of a Deployment; None leaves a format open. Raises BadRequest for what nobody runs there.
 
     Checkpoints in 4 bits quantise the feed-forward matrices of a mixture of experts and leave attention in the model's
-    format, or in fp8 on TensorRT-LLM; of a dense model they quantise all linear layers. Without bf16 (Volta, Turing)
+    format, or in fp8 on TensorRT-LLM; of a dense model, and in GGUF files, they quantise all linear layers. Without bf16 (Volta, Turing)
     models run in fp16, without fp16 in bf16.
     """
     model_dtype = _sixteen_bits("bf16" if model.dtype in ("fp32", "tf32") else model.dtype, device)
@@ -37,7 +37,7 @@ def number_formats(
     if activations:
         products = _asked_products(activations, stored, device)
     attention_weights, attention_activations = stored, products
-    if model.is_moe and dtypes.size(stored) < NARROW:
+    if model.is_moe and dtypes.size(stored) < NARROW and stored not in dtypes.GGUF:
         attention_weights = "fp8" if engine.name == "trtllm" and "fp8" in device.peak_flop_per_s else model_dtype
         attention_activations = _products(attention_weights, None, device, engine, model_dtype)
     cache = _cache(kv_cache, stored, device, engine, model_dtype)

@@ -334,13 +334,14 @@ def print_catalog(document: Mapping[str, Any]) -> None:
             )
         console.print(table)
     elif "models" in document:
-        table = _table("model", "parameters", "active", "KV bytes/token (bf16)", "layers")
+        table = _table("model", "parameters", "active", "KV bytes/token (bf16)", "state bytes", "layers")
         for model in document["models"]:
             table.add_row(
                 model["id"] or model["name"],
                 f"{model['parameters'] / 1e9:.2f} B",
                 f"{model['active_parameters'] / 1e9:.2f} B",
                 f"{model['kv_bytes_per_token']:,.0f}",
+                f"{model['state_bytes']:,.0f}",
                 f"{model['layers']}",
             )
         console.print(table)
@@ -369,10 +370,13 @@ def _print_entry(console: Console, document: Mapping[str, Any]) -> None:
         table = _table("field", "value", "source")
         table.columns[2].justify, table.columns[2].overflow = "left", "fold"
         for value in entry["values"]:
-            table.add_row(value["field"], value["written"], value["source"])
+            note = f" ({value['note']})" if value.get("note") else ""
+            table.add_row(value["field"], value["written"], value["source"] + note)
         console.print(table)
         for field, values in entry["conflicts"].items():
             console.print(Text(f"sources disagree on {field}: {'; '.join(values)}", style="yellow"))
+        if entry["unknown"]:
+            console.print(Text(f"no source gives {', '.join(entry['unknown'])}", style="yellow"))
         if entry["prices"]:
             table = _table("price of a device, USD/h", "on demand", "spot", "date")
             for row in entry["prices"]:

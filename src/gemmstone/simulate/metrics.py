@@ -179,7 +179,7 @@ def _metrics(system: System, steady: Steady, workload: Workload, economics: Econ
         "total_tokens_per_s": (total, errors["tpot"]),
         "requests_per_s": (requests, errors["tpot"]),
         "output_tokens_per_s_per_device": (output / devices, errors["tpot"]),
-        "output_tokens_per_s_per_user": (1.0 / _token_s(steady, size), errors["tpot"]),
+        "output_tokens_per_s_per_user": (1.0 / _token_s(system, steady), errors["tpot"]),
         "achieved_concurrency": (requests * steady.e2e_s, errors["tpot"]),
         "memory_bytes_per_device": (_memory_bytes(system, steady, size), 0.05),
         "kv_capacity_tokens": (np.full_like(requests, _capacity_tokens(system, size)), 0.05),
@@ -215,9 +215,9 @@ def _capacity_tokens(system: System, size: Lengths) -> float:
     return system.kv_capacity_tokens(size.prompt + size.output) if system.memory.caches else 0.0
 
 
-def _token_s(steady: Steady, size: Lengths) -> Array:
-    """Seconds from token to token of one request; of a request that ends with its first token, the whole of it."""
-    return steady.tpot_s if size.output > 1.0 else steady.e2e_s
+def _token_s(system: System, steady: Steady) -> Array:
+    """Seconds from token to token of one request; of an encoder, which answers once, the whole request."""
+    return steady.tpot_s if system.model.generates else steady.e2e_s
 
 
 def model_flop(model: Model, size: Lengths) -> float:

@@ -14,7 +14,6 @@ from gemmstone.graph.families.fields import Config, divides, flag, integer
 
 def bert(config: Config) -> dict[str, Any]:
     """Learned positions and token types, a norm after the embedding and after each block, a pooler."""
-    hidden = integer(config, "hidden_size")
     positions = integer(config, "max_position_embeddings", 512)
     types = integer(config, "type_vocab_size", 2, kind="max_position_embeddings")
     return {
@@ -24,7 +23,7 @@ def bert(config: Config) -> dict[str, Any]:
         "final_norm": False,
         "norm_bias": True,
         "has_head": False,
-        "extra_parameters": hidden * hidden + hidden,
+        "pooler": True,
     }
 
 
