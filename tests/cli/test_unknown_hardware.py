@@ -29,6 +29,11 @@ class TestUnknownHardware:
         answered = gemmstone(*ASK, "--on", device, *given)
         assert (answered.code, answered.err) == (0, "")
 
+    def test_the_catalogue_says_what_is_not_known_and_how_a_value_came_about(self, gemmstone):
+        assert "no source gives memory.bandwidth" in gemmstone("catalog", "devices", "ascend-910b").out
+        shown = " ".join(gemmstone("catalog", "devices", "epyc-9654").out.split())
+        assert "96 cores x 32 FLOP a clock x 2.4 GHz" in shown
+
     def test_an_unknown_link_is_refused_with_the_set_that_mends_it(self, gemmstone):
         refused = gemmstone(*ASK, "--on", "sn40l-8", "--tp", "8")
         assert refused.code == 2

@@ -212,6 +212,17 @@ def test_an_unknown_device_gets_a_suggestion() -> None:
         device_files.find("h1000")
 
 
+def test_what_no_source_gives_is_listed() -> None:
+    assert device_files.describe("h100-sxm")["unknown"] == []
+    assert device_files.describe("ascend-910b")["unknown"] == [
+        "memory.bandwidth",
+        "power.tdp",
+        "link.scale_up.bandwidth",
+    ]
+    assert device_files.describe("dimensity-9400")["unknown"][0] == "compute.peak"
+    assert device_files.describe("dgx-h100")["unknown"] == []
+
+
 def test_describe_is_plain_data_with_units_sources_and_conflicts() -> None:
     description = device_files.describe("b200-sxm")
     values = {value["field"]: value for value in description["values"]}

@@ -66,9 +66,16 @@ def describe(name: str) -> dict[str, Any]:
             for key in ("slug", "name", "vendor", *head, "year", "aliases", "note")
             if key in document
         },
-        **tables.described(document),
+        **(found := tables.described(document)),
+        "unknown": [] if "device" in document else _unknown({value["field"] for value in found["values"]}),
         "prices": [] if "device" in document else prices.of(document["slug"]),
     }
+
+
+def _unknown(known: set[str]) -> list[str]:
+    """What answers need and no source gives: without the first three a prediction is refused, without the rest it says less."""
+    needed = ("memory.capacity", "memory.bandwidth", "compute.peak", "power.tdp", "link.scale_up.bandwidth")
+    return [name for name in needed if not any(f"{field}.".startswith(f"{name}.") for field in known)]
 
 
 def cluster(spec: str, num_devices: int | None = None) -> Cluster:
