@@ -23,6 +23,12 @@ element = st.sampled_from(["bf16", "fp8"])
 message = {"message_bytes": st.integers(1, 10**9), "ranks": ranks}
 attention = {"heads": heads, "kv_heads": heads, "head_dim": width, "kv_cache": element}
 
+delta = {"num_k_heads": heads, "num_v_heads": heads, "head_k_dim": width, "head_v_dim": width}
+mamba = {"heads": heads, "head_dim": width, "d_state": width, "n_groups": heads}
+recurrence = {"heads": heads, "state_elements": size, "input_width": size, "output_width": size}
+indexer = {"index_heads": heads, "index_dim": width, "dtype": element}
+selected = {"heads": heads, "latent_dim": width, "rope_dim": width, "top_k": size, "kv_cache": element}
+
 # kind -> (arguments, those that mean more work, those every amount is proportional to, those FLOP are proportional to)
 SHAPES = {
     "gemm": ({"m": size, "n": size, "k": size, "weights": element}, "m n k", "", "m n k"),
@@ -60,9 +66,43 @@ SHAPES = {
     "all_reduce": (message, "message_bytes", "message_bytes", ""),
     "all_gather": (message, "message_bytes", "message_bytes", ""),
     "reduce_scatter": (message, "message_bytes", "message_bytes", ""),
-    "all_to_all": (message, "message_bytes", "message_bytes", ""),
+    "all_to_all": ({**message, "wanted": st.integers(0, 10)}, "message_bytes", "message_bytes", ""),
     "send_recv": (message, "message_bytes", "message_bytes", ""),
     "elementwise": ({"read_elements": size, "write_elements": size}, "read_elements write_elements", "", ""),
+    "gated_delta_prefill": (
+        {"batch": size, "tokens": size, "past": size, **delta}, "batch tokens past num_v_heads", "batch", "num_v_heads"
+    ),
+    "gated_delta_decode": (
+        {"batch": size, "context": size, **delta}, "batch context num_v_heads", "batch", "num_v_heads head_k_dim head_v_dim"
+    ),
+    "mamba2_prefill": (
+        {"batch": size, "tokens": size, "past": size, **mamba}, "batch tokens past heads d_state n_groups", "batch", ""
+    ),
+    "mamba2_decode": ({"batch": size, "context": size, **mamba}, "batch context heads d_state n_groups", "batch", "heads"),
+    "linear_recurrence_prefill": (
+        {"batch": size, "tokens": size, "past": size, **recurrence},
+        "batch tokens past state_elements input_width output_width",
+        "batch",
+        "tokens state_elements",
+    ),
+    "linear_recurrence_decode": (
+        {"batch": size, "context": size, **recurrence}, "batch context state_elements", "batch", "state_elements"
+    ),
+    "causal_conv_prefill": (
+        {"batch": size, "tokens": size, "past": size, "channels": size}, "batch tokens past channels", "", "batch channels"
+    ),
+    "causal_conv_decode": ({"batch": size, "context": size, "channels": size}, "batch channels", "", "batch channels"),
+    "index_logits_prefill": (
+        {"batch": size, "tokens": size, "past": size, **indexer}, "batch tokens past index_heads", "batch", "index_heads"
+    ),
+    "index_logits_decode": (
+        {"batch": size, "context": size, **indexer}, "batch context index_heads", "batch", "context index_heads"
+    ),
+    "top_k": ({"batch": size, "context": size, "top_k": size}, "batch context top_k", "batch", ""),
+    "sparse_latent_prefill": (
+        {"batch": size, "tokens": size, "past": size, **selected}, "batch tokens past heads", "batch", "heads"
+    ),
+    "sparse_latent_decode": ({"batch": size, "context": size, **selected}, "batch context heads top_k", "batch", "heads"),
 }  # fmt: skip
 
 

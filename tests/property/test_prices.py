@@ -73,7 +73,7 @@ SHAPES: dict[str, tuple[dict[str, st.SearchStrategy[Any]], str, str]] = {
     "all_reduce": (message, "message_bytes", "message_bytes"),
     "all_gather": (message, "message_bytes", "message_bytes"),
     "reduce_scatter": (message, "message_bytes", "message_bytes"),
-    "all_to_all": (message, "message_bytes", "message_bytes"),
+    "all_to_all": ({**message, "wanted": st.sampled_from([0.0, 1.0, 8.0])}, "message_bytes", "message_bytes"),
     "send_recv": (message, "message_bytes", "message_bytes"),
     "elementwise": ({"read_elements": width, "write_elements": width}, "read_elements write_elements", "write_elements"),
     "gated_delta_prefill": ({"batch": batch, "tokens": tokens, "past": context, **DELTA}, "batch tokens num_v_heads", "batch"),

@@ -134,6 +134,16 @@ def test_attention_dp_gathers_tokens_and_scatters_sums() -> None:
     assert float(ops["experts"].shape["tokens"]) == 80
 
 
+def test_beyond_a_node_tokens_are_sent_to_their_experts() -> None:
+    run = Deployment(engine="generic", tensor_parallel=2, attention_dp=8, expert_parallel=16, activations="fp8")
+    ops = named(load_model("deepseek-v3"), run, Step(decode_seqs=10, decode_context=100))
+    values = 10 / 2 * 8 * 7168  # the two ranks of an attention share its tokens
+    assert (ops["expert_dispatch"].kind, ops["expert_combine"].kind) == ("all_to_all", "all_to_all")
+    assert float(ops["expert_dispatch"].shape["message_bytes"]) == values * (1 + 4 / 128)
+    assert float(ops["expert_combine"].shape["message_bytes"]) == values * 2
+    assert (ops["expert_dispatch"].variant, ops["expert_combine"].variant) == ("fp8", "bf16")
+
+
 def test_pipeline_hands_over_between_stages() -> None:
     calls = {op.name: count for op, count in all_ops(load_model("llama-3.1-8b"), deployment(pipeline_parallel=4))}
     assert calls["hand_over"] == 3

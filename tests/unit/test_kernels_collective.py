@@ -11,7 +11,7 @@ from gemmstone.core.calibration import Rates
 from gemmstone.core.hardware import Cluster, Device, Link
 from gemmstone.ops import collective as ops
 from gemmstone.ops import elementwise as elementwise_ops
-from gemmstone.predict.kernels.collective import PASSES, collective, with_links
+from gemmstone.predict.kernels.collective import PASSES, collective, traffic, with_links
 from gemmstone.predict.kernels.elementwise import elementwise
 
 # 100 GB/s between the devices of a node of 8, 10 GB/s between nodes with 2 us a hop
@@ -179,6 +179,41 @@ def test_all_to_all_across_nodes(nodes, tokens, phase, measured_us):
     predicted = float(collective(op, rates_of(device_files.find("h100-sxm"), "bf16"), fit.coefficients).time_s)
     print(f"{nodes} nodes, {tokens} tokens, {phase}: {predicted * 1e6:.0f} us, measured {measured_us:.0f}")
     assert predicted * 1e6 == pytest.approx(measured_us, rel=0.15)
+
+
+# DeepEP's kernels for prompts on H200, 20 multiprocessors, the same model and package, wideep_deepep_normal: nodes, tokens a
+# rank, microseconds with the notice of what comes.
+OF_PROMPTS = [
+    (1, 4096, "dispatch", 491.0),
+    (2, 4096, "dispatch", 799.0),
+    (4, 4096, "dispatch", 1850.0),
+    (2, 4096, "combine", 1827.0),
+    (4, 1024, "combine", 1031.0),
+]
+
+
+@pytest.mark.parametrize(("nodes", "tokens", "phase", "measured_us"), OF_PROMPTS)
+def test_prompts_send_a_token_once_to_a_node(nodes, tokens, phase, measured_us):
+    (fit,) = [f for f in calibration_files.load("h200-sxm") if f.kernel == f"deepep_normal {phase}"]
+    message = tokens * 8 * 7168 * (1 + 4 / 128 if phase == "dispatch" else 2)
+    op = ops.all_to_all("c", message_bytes=message, ranks=8 * nodes, wanted=8.0)
+    predicted = float(collective(op, rates_of(device_files.find("h200-sxm"), "bf16"), fit.coefficients).time_s)
+    print(f"{nodes} nodes, {tokens} tokens, {phase}: {predicted * 1e6:.0f} us, measured {measured_us:.0f}")
+    assert abs(np.log(predicted * 1e6 / measured_us)) < 3 * fit.error_frac
+
+
+def test_a_token_goes_once_to_a_rank_and_a_node():
+    """Two nodes of two ranks, 4 tokens of 100 bytes with two copies each: by hand over the ways two copies can fall.
+
+    Both copies on one rank with chance 1/4, so that 4 (1 - (3/4)^2) = 1.75 ranks get a copy, half of them over the link
+    inside; the other node is wanted with chance 3/4.
+    """
+    op = ops.all_to_all("c", message_bytes=800.0, ranks=4, wanted=2.0)
+    rates = RATES._replace(node_devices=2.0)
+    once, every = traffic(op, rates, once=True), traffic(op, rates)
+    assert float(once.wire) == pytest.approx(400 * 1.75 / 2)
+    assert float(once.outside) == pytest.approx(400 * 0.75)
+    assert (float(every.wire), float(every.outside)) == (800 / 4, 800 / 2)
 
 
 def test_network_constants_are_what_the_multi_node_fits_say():

@@ -17,6 +17,7 @@ from gemmstone.calibrate.fit import Coefficient, FitSpec, Groups, Sample, group_
 from gemmstone.core.deployment import Array
 from gemmstone.core.work import Op
 from gemmstone.ops import collective as ops
+from gemmstone.ops.moe import DISPATCH_BYTES
 from gemmstone.predict.kernels.collective import PASSES, collective
 
 # What the network adds, in the fits whose table stays inside a node: the values that the DeepEP fits of H100 and H200
@@ -36,6 +37,7 @@ COEFFICIENTS = {
     "tn": Coefficient(NETWORK_ROUND_S, NETWORK_ROUND_S, NETWORK_ROUND_S),
     "en": Coefficient(NETWORK_EFFICIENCY, NETWORK_EFFICIENCY, NETWORK_EFFICIENCY),
 }
+ONCE = {"once": Coefficient(1.0, 1.0, 1.0)}
 MULTI_NODE = {**COEFFICIENTS, "tn": Coefficient(1e-5, 1e-7, 1e-4), "en": Coefficient(0.8, 0.1, 1.0)}
 
 ELEMENT_BYTES = {"half": 2.0, "bfloat16": 2.0, "float16": 2.0, "int8": 1.0, "float": 4.0}
@@ -45,10 +47,11 @@ NCCL_NAMES = {
     "reduce_scatter": ops.reduce_scatter,
     "alltoall": ops.all_to_all,
 }
-# Bytes of a token on its way to an expert: fp8 with an fp32 scale for every 128 values (DeepEP's low-latency kernels,
-# https://github.com/deepseek-ai/DeepEP), and the bf16 result on its way back.
-DISPATCH_BYTES = 1.0 + 4.0 / 128
-COMBINE_BYTES = 2.0
+COMBINE_BYTES = 2.0  # of a value of an expert's result, in bf16
+DEEPEP_UNITS = 20  # multiprocessors that DeepEP gives to its kernels for prompts unless told otherwise
+# Nodes from which the table's kernels for prompts ran without tuning: 64 ranks take 2.3 times as long as the 51 GB/s that DeepEP
+# itself reports for them, as much as for 32 (58 GB/s).
+DEEPEP_UNTUNED = 8
 DEVICES_PER_NODE = {"gb200": 4, "gb300": 4}  # of the machines the DeepEP table was measured on; elsewhere 8
 
 
@@ -76,10 +79,17 @@ def read_reduce_scatter(directory: Path, devices: Iterable[str] | None = None) -
 
 
 def read_all_to_all(directory: Path, devices: Iterable[str] | None = None) -> list[Sample]:
-    """NCCL's all-to-alls, and DeepEP's low-latency dispatch (fp8 tokens) and combine (bf16) over one to eight nodes.
+    """NCCL's all-to-alls, and DeepEP's dispatch (fp8 tokens) and combine (bf16) over one to eight nodes.
 
     A rank's message is what it sends: tokens x experts per token x hidden values.
     """
+    slugs = None if devices is None else list(devices)
+    exchanges = [*_deepep_low_latency(directory, slugs), *_deepep_normal(directory, slugs)]
+    return [*exchanges, *_nccl(directory, slugs, "alltoall")]
+
+
+def _deepep_low_latency(directory: Path, devices: Iterable[str] | None) -> list[Sample]:
+    """DeepEP's kernels for decoding, which send a copy of a token to each of its experts."""
     samples: dict[tuple[str, str, str], list[Sample]] = {}
     found = tables.load(directory, "comm", "wideep_deepep_ll", devices)
     for table in tables.newest(found, ("node_num",)):
@@ -100,7 +110,36 @@ def read_all_to_all(directory: Path, devices: Iterable[str] | None = None) -> li
                 coefficients=MULTI_NODE if ranks.max() > per_node else None,
             )
             samples.setdefault((table.device, table.backend, phase), []).append(sample)
-    return [*map(_joined, samples.values()), *_nccl(directory, devices, "alltoall")]
+    return [*map(_joined, samples.values())]
+
+
+def _deepep_normal(directory: Path, devices: Iterable[str] | None) -> list[Sample]:
+    """DeepEP's kernels for prompts: a token goes once to a node and once to a rank, after the ranks were told what comes."""
+    samples: dict[tuple[str, str, str], list[Sample]] = {}
+    found = tables.load(directory, "comm", "wideep_deepep_normal", devices)
+    for table in tables.newest(found, ("node_num",)):
+        per_node = DEVICES_PER_NODE.get(table.device, 8)
+        for phase, variant, size in (("dispatch", "fp8", DISPATCH_BYTES), ("combine", "bf16", COMBINE_BYTES)):
+            told = (table.rows[f"{phase}_sms"] == DEEPEP_UNITS) & (table.rows["node_num"] < DEEPEP_UNTUNED)
+            rows = table.rows.filter(told)
+            copies = _numbers(rows, "num_topk")
+            values = _numbers(rows, "num_token") * copies * _numbers(rows, "hidden_size")
+            ranks = _numbers(rows, "node_num") * per_node
+            op = _op("all_to_all", values * size, ranks)
+            sample = Sample(
+                device=table.device,
+                engine=table.backend,
+                variant=variant,
+                kernel=f"deepep_normal {phase}",
+                op=replace(op, shape={**op.shape, "wanted": copies}),
+                seconds=(_numbers(rows, f"{phase}_transmit_us") + _numbers(rows, f"{phase}_notify_us")) * 1e-6,
+                groups=group_ids(values, ranks),
+                inputs=table.inputs,
+                coefficients={**MULTI_NODE, **ONCE} if ranks.size and ranks.max() > per_node else None,
+            )
+            samples.setdefault((table.device, table.backend, phase), []).append(sample)
+    joined = [_joined([part for part in parts if part.seconds.size]) for parts in samples.values()]
+    return [replace(sample, coefficients=sample.coefficients or {**COEFFICIENTS, **ONCE}) for sample in joined]
 
 
 def read_send_recv(directory: Path, devices: Iterable[str] | None = None) -> list[Sample]:

@@ -24,9 +24,13 @@ def reduce_scatter(name: str, *, message_bytes: Numbers, ranks: int, count: floa
     return _collective(name, "reduce_scatter", message_bytes, (ranks - 1) / ranks, ranks, count, wanted)
 
 
-def all_to_all(name: str, *, message_bytes: Numbers, ranks: int, count: float = 1.0) -> Op:
-    """Every rank sends an equal part of its message to every other: (n - 1) / n of it leaves the rank."""
-    return _collective(name, "all_to_all", message_bytes, (ranks - 1) / ranks, ranks, count)
+def all_to_all(name: str, *, message_bytes: Numbers, ranks: int, count: float = 1.0, wanted: float = 0.0) -> Op:
+    """Every rank sends an equal part of its message to every other: (n - 1) / n of it leaves the rank.
+
+    `wanted`: how many copies of each part the message holds, for ranks chosen at random, as a token's for its experts: an
+    algorithm may send one copy alone to a rank, or to a node, that is chosen more than once.
+    """
+    return _collective(name, "all_to_all", message_bytes, (ranks - 1) / ranks, ranks, count, wanted)
 
 
 def send_recv(name: str, *, message_bytes: Numbers, ranks: int = 2, count: float = 1.0) -> Op:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from statistics import NormalDist
 from typing import Any
 
@@ -11,6 +12,7 @@ import numpy as np
 from gemmstone.core import dtypes
 from gemmstone.core.deployment import Numbers
 from gemmstone.core.work import Op
+from gemmstone.ops.collective import all_to_all
 from gemmstone.ops.matmul import QUANTIZE_BYTES, kernel_variant
 
 # Mean of the largest of n sums of skewed loads: 1 + scale deviation^power (2 ln n)^(tail/2). Fitted to simulated routing by
@@ -19,6 +21,8 @@ SKEW_MAXIMUM = (0.6067, 1.17, 1.584)
 # Beyond a node's ranks tokens are sent to the ranks that want them (https://github.com/deepseek-ai/DeepEP); up to there
 # engines gather all tokens on all ranks, as vLLM's default allgather_reducescatter does (docs.vllm.ai, expert parallel deployment).
 GATHERED_RANKS = 8
+# Bytes of a value on its way to an expert that computes in 8 bits or less: fp8 with an fp32 scale for every 128 (DeepEP).
+DISPATCH_BYTES = 1.0 + 4.0 / 128
 
 
 def experts_touched(tokens: Numbers, num_experts: Numbers, experts_per_token: Numbers) -> Any:
@@ -146,3 +150,31 @@ def grouped_gemm(
             "quantize_bytes": QUANTIZE_BYTES * rows * (hidden + intermediate) if quantized else 0.0,
         },
     )
+
+
+def dispatch(
+    name: str,
+    *,
+    tokens: Numbers,
+    copies: float,
+    hidden: Numbers,
+    ranks: int,
+    activations: str = "fp8",
+    value_bytes: float | None = None,
+    count: float = 1.0,
+) -> Op:
+    """One rank sends each of its `tokens` to the ranks of the `copies` experts that it chose.
+
+    In fp8 where the experts compute in 8 bits or less (arXiv:2412.19437, section 3.3), else in bf16; value_bytes says otherwise.
+    """
+    narrow = dtypes.size(activations) < 2
+    size = value_bytes or (DISPATCH_BYTES if narrow else dtypes.size("bf16"))
+    message = tokens * copies * hidden * size
+    sent = all_to_all(name, message_bytes=message, ranks=ranks, wanted=float(copies), count=count)
+    return replace(sent, variant="fp8" if narrow else "bf16")
+
+
+def combine(name: str, *, tokens: Numbers, copies: float, hidden: Numbers, ranks: int, count: float = 1.0) -> Op:
+    """The results of one rank's tokens come back in bf16, one from each of the `copies` experts, and are summed."""
+    message = tokens * copies * hidden * dtypes.size("bf16")
+    return all_to_all(name, message_bytes=message, ranks=ranks, wanted=float(copies), count=count)

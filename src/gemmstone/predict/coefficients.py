@@ -40,6 +40,7 @@ KERNELS_OF: dict[str, tuple[str, ...]] = {
 GENERIC = ("vllm", "trtllm", "sglang")
 UNPACKED = ("int4", "mxfp4")  # formats of 4-bit weights that are multiplied in bf16
 SHARED = "nccl"  # a library that every engine can fall back on
+EXCHANGE = "deepep"  # what kernels of another library are called that several engines exchange tokens with
 # Numbers of a shape whose range counts. Below it launches decide, which the forms have; the others follow from these.
 SIZES = (
     "m",
@@ -84,7 +85,7 @@ def candidates(lent: Lender, family: str, variant: str, engine: str, launch_fact
                 for fit in lent.fits
                 if fit.family == measured
                 and _serves(fit, stand_in)
-                and (owner in ("", fit.engine) or fit.engine == SHARED)
+                and (owner in ("", fit.engine) or fit.engine == SHARED or fit.kernel.startswith(EXCHANGE))
             )
             if fits:
                 error = max(fit.error_frac for fit in fits) ** 2 + lent.error_frac**2

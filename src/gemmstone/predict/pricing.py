@@ -122,7 +122,8 @@ class Pricing:
             sent = traffic(op, rates)
             wire, outside = sent.wire, sent.outside
             if "wanted" in op.shape:  # tokens sent to the ranks of their experts alone, and once to each node
-                own = np.asarray(op.shape["message_bytes"], dtype=float) / op.shape["ranks"]
+                parts = op.shape["wanted"] if op.kind == "all_to_all" else op.shape["ranks"]
+                own = np.asarray(op.shape["message_bytes"], dtype=float) / parts
                 share = [1.0 - (1.0 - 1.0 / n) ** op.shape["wanted"] for n in (op.shape["ranks"], sent.nodes)]
                 wire = np.minimum(wire, own * (sent.inner - 1.0) * share[0])
                 outside = np.minimum(outside, own * (sent.nodes - 1.0) * share[1])

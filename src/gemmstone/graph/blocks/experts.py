@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 from gemmstone.core.deployment import Deployment
 from gemmstone.core.model import Experts
@@ -24,7 +25,10 @@ def _ops(block: Experts, place: Place) -> Iterator[Op]:
     )
     message = place.stage_tokens * place.hidden * ACTIVATION_BYTES
     wanted = float(block.experts_per_token)
-    if run.attention_dp > 1:
+    exchanged = run.attention_dp > 1 and run.expert_parallel > moe.GATHERED_RANKS
+    if exchanged:
+        yield moe.dispatch("expert_dispatch", **_copies(block, place), activations=run.activations)
+    elif run.attention_dp > 1:
         yield collective.all_gather("expert_dispatch", message_bytes=message, ranks=ranks, wanted=wanted)
     yield moe.grouped_gemm(
         "experts",
@@ -44,10 +48,24 @@ def _ops(block: Experts, place: Place) -> Iterator[Op]:
     if block.shared_intermediate_size:
         width = block.shared_intermediate_size / run.tensor_parallel
         yield from mlp_matrices(width, block.gated, place, prefix="shared_")
-    if run.attention_dp > 1:
+    if exchanged:
+        yield moe.combine("expert_combine", **_copies(block, place))
+    elif run.attention_dp > 1:
         yield collective.reduce_scatter("expert_combine", message_bytes=message, ranks=ranks, wanted=wanted)
     elif ranks > 1 and place.reduced:
         yield collective.all_reduce("expert_all_reduce", message_bytes=message, ranks=ranks)
+
+
+def _copies(block: Experts, place: Place) -> dict[str, Any]:
+    """What one rank sends its tokens as: a copy for each slice of each expert. Tensor ranks of the attention share its tokens."""
+    run = place.deployment
+    slices = run.stage_devices / run.expert_parallel
+    return {
+        "tokens": place.tokens / run.tensor_parallel,
+        "copies": block.experts_per_token * slices,
+        "hidden": place.hidden,
+        "ranks": run.stage_devices,
+    }
 
 
 def _expert_elements(block: Experts, hidden: int) -> int:

@@ -12,6 +12,10 @@ wire is what a rank must send whatever the algorithm (ops/collective.py): 2 M (g
 all-gather, reduce-scatter and all-to-all, M for a send. direct is the same, save for an all-reduce in one shot, where each
 rank fetches everybody's whole message: M (g-1).
 
+A message of copies (an all-to-all's `wanted` k, of tokens for their experts) may be sent once to each rank and node that
+wants any: then each rank's M/k goes to n (1 - (1 - 1/n)^k) ranks over the link and to (N - 1)(1 - (1 - 1/N)^k) other nodes. A
+kernel does so when its coefficient `once` is 1 (DeepEP's kernels for prompts; those for decoding send every copy).
+
 A group of n ranks over N = n / g nodes works in levels. Each rank has a network port of its own of R bytes/s and sends
 through it 2 (N-1)/N M/g for an all-reduce, (N-1)/N M/g for all-gather and reduce-scatter (the node has shared the work
 out by then), (N-1)/N M for an all-to-all and M for a send. Chunks are pipelined, so that the slower level hides the other:
@@ -51,8 +55,8 @@ class Traffic(NamedTuple):
     nodes: Array
 
 
-def traffic(op: Op, rates: Rates) -> Traffic:
-    """What a rank sends for a collective, by level; see the module."""
+def traffic(op: Op, rates: Rates, once: bool = False) -> Traffic:
+    """What a rank sends for a collective, by level; see the module. `once`: no copies of a token to the same rank or node."""
     message = np.asarray(op.shape["message_bytes"], dtype=float)
     ranks = op.shape["ranks"]
     inner = np.minimum(ranks, rates.node_devices) if rates.node_devices else ranks
@@ -63,8 +67,13 @@ def traffic(op: Op, rates: Rates) -> Traffic:
         outside = message * (nodes > 1)
         inner = 2.0  # one to one, however many ranks the group has
     elif op.kind == "all_to_all":
-        wire = direct = message * (inner - 1.0) / ranks
+        wire = message * (inner - 1.0) / ranks
         outside = message * (nodes - 1.0) / nodes
+        if once and "wanted" in op.shape:
+            own, copies = message / op.shape["wanted"], op.shape["wanted"]
+            wire = own * ranks * (1.0 - (1.0 - 1.0 / ranks) ** copies) * ((inner - 1.0) / inner)
+            outside = own * (nodes - 1.0) * (1.0 - (1.0 - 1.0 / nodes) ** copies)
+        direct = wire
     else:
         wire = message * (passes * (inner - 1.0) / inner)
         direct = message * (inner - 1.0) if op.kind == "all_reduce" else wire
@@ -73,8 +82,8 @@ def traffic(op: Op, rates: Rates) -> Traffic:
 
 
 def collective(op: Op, rates: Rates, c: Mapping[str, float]) -> KernelTime:
-    """Seconds of one collective. Coefficients: t0, a1, e1, t2, a2, eb, z, q inside a node; tn, en outside."""
-    wire, direct, outside, inner, nodes = traffic(op, rates)
+    """Seconds of one collective. Coefficients: t0, a1, e1, t2, a2, eb, z, q inside a node; tn, en outside; once, or 0."""
+    wire, direct, outside, inner, nodes = traffic(op, rates, once=c.get("once", 0.0) > 0)
     quick_s = c["t0"] + c["a1"] * inner + direct / (rates.link_bytes_per_s * c["e1"])
     bulk_s = c["t2"] + c["a2"] * inner + wire / (rates.link_bytes_per_s * c["eb"] * (1.0 - c["z"] / inner))
     least_s = wire / rates.link_bytes_per_s  # joining two algorithms softly must not beat the link
