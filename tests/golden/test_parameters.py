@@ -188,6 +188,11 @@ EXACT = {
     "zai-org/GLM-4-32B-0414": 32_566_081_536,
     "zai-org/GLM-4-9B-0414": 9_400_279_040,
     "zai-org/glm-4-9b-chat": 9_399_951_360,
+    "Qwen/Qwen2.5-VL-3B-Instruct": 3_754_622_976,
+    "Qwen/Qwen2.5-VL-7B-Instruct": 8_292_166_656,
+    "Qwen/Qwen2.5-VL-32B-Instruct": 33_452_718_336,
+    "Qwen/Qwen2.5-VL-72B-Instruct": 73_410_777_344,
+    "mistralai/Mistral-Small-3.1-24B-Instruct-2503": 24_011_361_280,
     # 228,703,644,928 in the safetensors index of MiniMax-M2, of which 13,880,064 are scales of 128 x 128 blocks.
     "MiniMaxAI/MiniMax-M2.5": 228_703_644_928 - 13_880_064,
 }

@@ -1,11 +1,13 @@
-"""Image encoders in front of language models, from the `vision_config` of a multimodal config.json. One function and one row each.
+"""Image encoders in front of language models, from the `vision_config` of a config.json: one function and one row each.
 
-Source: transformers models/qwen3_vl, qwen3_5, siglip, gemma3, llama4; https://huggingface.co/moonshotai/Kimi-K2.5 for MoonViT.
+Source: transformers models/qwen2_5_vl, qwen3_vl, qwen3_5, pixtral, mistral3, siglip, gemma3, llama4;
+https://huggingface.co/moonshotai/Kimi-K2.5 for MoonViT.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 
 from gemmstone.core.errors import BadRequest
 from gemmstone.core.model import Attention, DenseMLP, Layer, Tower
@@ -38,6 +40,40 @@ def _qwen3_vl(vision: Config, config: Config, text_hidden: int) -> Tower:
         merge=merge,
         projector=((wide, wide), (wide, out)) * mergers,
         other_parameters=hidden + positions * hidden + mergers * (wide + out) + 2 * hidden + len(deeper) * 2 * wide,
+    )
+
+
+def _qwen25_vl(vision: Config, config: Config, text_hidden: int) -> Tower:
+    """Images of any size in patches of two frames; RMSNorm and a gated MLP; a merger of 2 x 2 patches.
+
+    Most of its layers look at 8 x 8 patches alone; they are counted as looking at all.
+    """
+    hidden, patch = integer(vision, "hidden_size"), integer(vision, "patch_size")
+    merge = integer(vision, "spatial_merge_size", 2, kind="num_attention_heads")
+    wide, out = hidden * merge**2, integer(vision, "out_hidden_size", text_hidden, kind="hidden_size")
+    return Tower(
+        hidden_size=hidden,
+        layers=(_gated(_layer(vision, "num_heads", "depth"), bias=True),),
+        patch_size=patch,
+        patch_elements=integer(vision, "in_chans", 3) * integer(vision, "temporal_patch_size", 2) * patch**2,
+        merge=merge,
+        projector=((wide, wide), (wide, out)),
+        other_parameters=hidden + wide + out,
+    )
+
+
+def _pixtral(vision: Config, config: Config, text_hidden: int) -> Tower:
+    """Mistral 3: images of any size; no biases; 2 x 2 patches joined behind a norm, then two matrices."""
+    hidden, patch = integer(vision, "hidden_size"), integer(vision, "patch_size")
+    merge = integer(config, "spatial_merge_size", 2, kind="num_attention_heads")
+    return Tower(
+        hidden_size=hidden,
+        layers=(_gated(_layer(vision, "num_attention_heads", "num_hidden_layers"), bias=False),),
+        patch_size=patch,
+        patch_elements=integer(vision, "num_channels", 3) * patch**2,
+        merge=merge,
+        projector=((hidden * merge**2, hidden), (hidden, text_hidden), (text_hidden, text_hidden)),
+        other_parameters=2 * hidden,
     )
 
 
@@ -127,8 +163,17 @@ def _layer(vision: Config, heads_key: str, count_key: str) -> Layer:
     )
 
 
+def _gated(layer: Layer, *, bias: bool) -> Layer:
+    """The same layer with Llama's MLP and RMSNorm."""
+    mixer = replace(layer.mixer, qkv_bias=bias, output_bias=bias)  # type: ignore[type-var]
+    mlp = replace(layer.feed_forward, gated=True, bias=bias)  # type: ignore[type-var]
+    return replace(layer, mixer=mixer, feed_forward=mlp, norm_bias=False)
+
+
 # model_type of the whole config.json -> (vision_config, whole config, width of the text part) -> the tower
 TOWERS: dict[str, Callable[[Config, Config, int], Tower]] = {
+    "qwen2_5_vl": _qwen25_vl,
+    "mistral3": _pixtral,
     "qwen3_vl": _qwen3_vl,
     "qwen3_vl_moe": _qwen3_vl,
     "qwen3_5": _qwen3_vl,
