@@ -25,7 +25,7 @@ FORMATS = {
     "fp8": ("fp8", "fp8"),
     "fp8-block": ("fp8-block", "fp8-block"),
     "nvfp4": ("nvfp4", "nvfp4"),
-    "mxfp4": ("mxfp4", "fp8"),
+    "mxfp4": ("mxfp4", "mxfp4"),
     "w4a16": ("int4", "bf16"),
 }
 
