@@ -23,7 +23,7 @@ from gemmstone.report import cases
 from gemmstone.simulate import detail as details
 from gemmstone.simulate import documents, rows
 from gemmstone.simulate.efficiency import efficiency
-from gemmstone.simulate.inputs import image_size, settled
+from gemmstone.simulate.inputs import check_generates, image_size, settled
 from gemmstone.simulate.metrics import METRICS, Answer
 from gemmstone.simulate.pool_metrics import respond
 from gemmstone.simulate.pools import workers
@@ -180,14 +180,15 @@ def plan(
     devices of a known price are looked at. `api_price` adds when one's own system is as cheap as an API at that price, `manifests` (kubernetes, compose) what
     starts the best in containers.
     """
-    from gemmstone.plan.documents import document  # lazy: predict does without the search
     from gemmstone.plan.counts import sized, within
+    from gemmstone.plan.documents import document  # lazy: predict does without the search
     from gemmstone.plan.question import check
     from gemmstone.plan.search import search
 
     money = money or Money()
     check_workload(replace(question.workload, mode="concurrency", load=1.0))
     check(question)
+    check_generates(question.model)
     question, left_out = sized(question, money.economics, budget_usd_per_hour)
     found = within(search(question, money.economics), money.economics, budget_usd_per_hour)
     made = document(

@@ -34,6 +34,16 @@ def solve(gemmstone, tmp_path: Path):
 
 
 class TestColumns:
+    def test_images_are_columns(self, solve, gemmstone):
+        one, other = solve(
+            "model,hardware,input_tokens,output_tokens,images,image_size\n"
+            "qwen3-vl-8b,h100-sxm,256,64,2,640x480\nqwen3-vl-8b,h100-sxm,256,64,2,big\n"
+        )
+        options = "--on h100-sxm --engine generic --input 256 --output 64 --images 2 --image-size 640x480 --json"
+        metrics = gemmstone("predict", "qwen3-vl-8b", *options.split()).document["metrics"]
+        assert float(one["ttft_s"]) == pytest.approx(metrics["ttft_s"]["value"], rel=1e-6)
+        assert "WIDTHxHEIGHT" in other["error"]
+
     def test_answers_with_bands(self, solve):
         (row,) = solve(f"model,hardware\n{GOOD}\n")
         assert row["error"] == ""

@@ -6,11 +6,12 @@ from typing import Any
 
 import pytest
 
-from gemmstone.api import Choice, Scenario, Workload, predict
+from gemmstone.api import Choice, Scenario, Workload, plan, predict
 from gemmstone.core.deployment import Deployment, Step
 from gemmstone.core.errors import BadRequest
 from gemmstone.graph.build import build
 from gemmstone.graph.parameters import kv_bytes_per_token
+from gemmstone.plan.question import Question
 from gemmstone.simulate.scenario import load_model
 
 
@@ -103,3 +104,8 @@ def test_heads_split_as_in_decoders() -> None:
 def test_its_longest_input_is_no_reason_to_warn() -> None:
     assert not [note for note in predict(asked())["warnings"] if "positions" in note]
     assert [note for note in predict(asked(tokens=513))["warnings"] if "positions" in note]
+
+
+def test_a_plan_is_for_models_that_generate() -> None:
+    with pytest.raises(BadRequest, match="bert-large is an encoder: a plan is for models that generate"):
+        plan(Question(model="bert-large", hardware=("h100-sxm",)))

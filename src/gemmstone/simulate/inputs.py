@@ -26,6 +26,13 @@ def image_size(text: str) -> tuple[int, int]:
     return int(found[1]), int(found[2])
 
 
+def check_generates(name: str) -> None:
+    """Raises BadRequest for a model that generates nothing, where servers of generated tokens are compared."""
+    model = load_model(name)
+    if not model.generates:
+        raise BadRequest(f"{model.name} is an encoder: a plan is for models that generate; predict it with --output 1")
+
+
 def settled(scenario: Scenario) -> Scenario:
     """The scenario with its images as tokens of the prompt and patches for the tower; BadRequest for what the model cannot do."""
     work = scenario.workload
