@@ -12,6 +12,7 @@ import json
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -167,7 +168,7 @@ def _shipped(asked: str) -> ModelFile | None:
     for reading, words in readings:
         if reading in stems:
             return _variant(_load_shipped(reading), asked, words)
-    aliases = _aliases(stems)
+    aliases = _aliases(FOLDER)
     whole = fold(asked)
     for reading, words in [(whole, ()), *readings]:
         if reading in aliases:
@@ -190,11 +191,12 @@ def _readings(folded: str) -> Iterator[tuple[str, tuple[str, ...]]]:
     yield "-".join(token for token in tokens if not _DATE.fullmatch(token)), words
 
 
-def _aliases(stems: set[str]) -> dict[str, str]:
-    """Folded id, alias or last part of one -> short name, over all shipped files."""
+@lru_cache(maxsize=1)
+def _aliases(folder: Path) -> dict[str, str]:
+    """Folded id, alias or last part of one -> short name, over all shipped files, which are read once."""
     table: dict[str, str] = {}
-    for short in sorted(stems):
-        meta = read_config(FOLDER / f"{short}.json")["gemmstone"]
+    for path in sorted(folder.glob("*.json"), key=lambda path: path.stem):
+        short, meta = path.stem, read_config(path)["gemmstone"]
         for alias in [meta["id"], *meta["aliases"], *meta.get("variants", {})]:
             table.setdefault(fold(alias), short)
             table.setdefault(fold(alias.rsplit("/", 1)[-1]), short)
