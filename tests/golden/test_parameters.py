@@ -193,6 +193,9 @@ EXACT = {
     "Qwen/Qwen2.5-VL-32B-Instruct": 33_452_718_336,
     "Qwen/Qwen2.5-VL-72B-Instruct": 73_410_777_344,
     "mistralai/Mistral-Small-3.1-24B-Instruct-2503": 24_011_361_280,
+    "EleutherAI/gpt-neo-1.3B": 1_315_575_808,
+    "EleutherAI/gpt-neo-2.7B": 2_651_307_520,
+    "HuggingFaceTB/SmolLM3-3B": 3_075_098_624,
     # 228,703,644,928 in the safetensors index of MiniMax-M2, of which 13,880,064 are scales of 128 x 128 blocks.
     "MiniMaxAI/MiniMax-M2.5": 228_703_644_928 - 13_880_064,
 }

@@ -57,6 +57,43 @@ def test_gpt_neox_has_biases_everywhere_but_on_the_head() -> None:
     assert total("GPTNeoXForCausalLM", neox) - total("GPTNeoXForCausalLM", neox, attention_bias=False) == LAYERS * 4 * H
 
 
+GPT_NEO = {
+    "hidden_size": H,
+    "num_layers": LAYERS,
+    "num_heads": HEADS,
+    "max_position_embeddings": 32,
+    "vocab_size": VOCAB,
+}
+
+
+def test_gpt_neo_alternates_and_has_no_biases_on_q_k_v() -> None:
+    model = built("GPTNeoForCausalLM", GPT_NEO)
+    assert [(layers, mixer.window) for layers, mixer in mixers(model)] == [(2, 0), (2, 256)]
+    layer = ALL_HEADS + H + 8 * H * H + 5 * H + 4 * H
+    assert count(model).total == LAYERS * layer + TABLE + 32 * H + 2 * H
+    listed = built("GPTNeoForCausalLM", GPT_NEO, attention_types=[[["global"], 1], [["local", "local", "local"], 1]])
+    assert [(layers, mixer.window) for layers, mixer in mixers(listed)] == [(1, 0), (3, 256)]
+    for types in (
+        [[["global"], 3]],
+        [[["global"], 5]],
+        [[["sparse"], 4]],
+        ["global"] * 4,
+        "global",
+        [[["global"], True]],
+    ):
+        with pytest.raises(BadRequest, match="'attention_types'"):
+            built("GPTNeoForCausalLM", GPT_NEO, attention_types=types)
+
+
+def test_smollm3_turns_three_layers_of_four() -> None:
+    assert [(layers, mixer.rotary) for layers, mixer in mixers(built("SmolLM3ForCausalLM"))] == [(3, True), (1, False)]
+    listed = built("SmolLM3ForCausalLM", no_rope_layers=[1, 0, 1, 0])
+    assert [(layers, mixer.rotary) for layers, mixer in mixers(listed)] == [(2, True), (2, False)]
+    assert count(listed).total == total("LlamaForCausalLM", tie_word_embeddings=True)
+    with pytest.raises(BadRequest, match="'no_rope_layers'"):
+        built("SmolLM3ForCausalLM", no_rope_layers=[1, 0])
+
+
 @pytest.mark.parametrize(
     ("architecture", "config", "parallel"),
     [

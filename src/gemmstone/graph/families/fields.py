@@ -86,12 +86,12 @@ def section(config: Config, key: str) -> Config:
     return value
 
 
-def integers(config: Config, key: str, length: int) -> list[int]:
+def integers(config: Config, key: str, length: int, *, low: int = 1) -> list[int]:
     """The list of `length` whole numbers at `key`."""
     value = config.get(key)
     if not isinstance(value, list) or len(value) != length:
         raise BadRequest(f"{key!r} in the config.json has to be a list of {length} numbers, one a layer")
-    return [checked(item, key) for item in value]
+    return [checked(item, key, low=low) for item in value]
 
 
 def divides(part: int, whole: int, message: str) -> None:

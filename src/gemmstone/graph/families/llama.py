@@ -7,11 +7,12 @@ https://huggingface.co/internlm/internlm2-7b and https://huggingface.co/baichuan
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 from gemmstone.core.model import DenseMLP, Layer
-from gemmstone.graph.families.fields import Config, flag, integer
-from gemmstone.graph.families.stack import attention
+from gemmstone.graph.families.fields import Config, flag, integer, integers
+from gemmstone.graph.families.stack import attention, grouped
 
 
 def llama(config: Config) -> dict[str, Any]:
@@ -44,6 +45,19 @@ def qwen3(config: Config) -> dict[str, Any]:
     """Qwen3: a norm on each query and key head, heads of 128 whatever hidden_size is."""
     bias = flag(config, "attention_bias")
     return _windowed(config, qkv_bias=bias, output_bias=bias, qk_norm="head", default_head_dim=128)
+
+
+def smollm3(config: Config) -> dict[str, Any]:
+    """SmolLM3: every fourth layer without rotary positions, or those with a 0 in no_rope_layers; head tied."""
+    count, every = integer(config, "num_hidden_layers"), integer(config, "no_rope_layer_interval", 4)
+    turned = [(index + 1) % every > 0 for index in range(count)]
+    if config.get("no_rope_layers") is not None:
+        turned = [value > 0 for value in integers(config, "no_rope_layers", count, low=0)]
+    bias = flag(config, "attention_bias")
+    mixer = attention(config, qkv_bias=bias, output_bias=bias, default_kv_heads=4)
+    mlp = DenseMLP(intermediate_size=integer(config, "intermediate_size"), bias=flag(config, "mlp_bias"))
+    layers = (Layer(count=1, mixer=replace(mixer, rotary=rotary), feed_forward=mlp) for rotary in turned)
+    return {"layers": grouped(layers), "tied_embeddings": flag(config, "tie_word_embeddings", True)}
 
 
 def internlm2(config: Config) -> dict[str, Any]:
