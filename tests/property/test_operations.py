@@ -103,6 +103,9 @@ SHAPES = {
         {"batch": size, "tokens": size, "past": size, **selected}, "batch tokens past heads", "batch", "heads"
     ),
     "sparse_latent_decode": ({"batch": size, "context": size, **selected}, "batch context heads top_k", "batch", "heads"),
+    "host_read": ({"moved_bytes": size}, "moved_bytes", "moved_bytes", ""),
+    "host_write": ({"moved_bytes": size}, "moved_bytes", "moved_bytes", ""),
+    "storage_read": ({"moved_bytes": size}, "moved_bytes", "moved_bytes", ""),
 }  # fmt: skip
 
 

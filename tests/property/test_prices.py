@@ -16,6 +16,7 @@ from gemmstone.core.calibration import Fit
 from gemmstone.core.estimate import Estimate, overlap, repeat, serial
 from gemmstone.core.work import Op
 from gemmstone.ops import OPS
+from gemmstone.predict.host import COPIES
 from gemmstone.predict.kernels import FORMS
 from gemmstone.predict.pricing import COLLECTIVES, Pricing
 
@@ -115,13 +116,17 @@ SHAPES: dict[str, tuple[dict[str, st.SearchStrategy[Any]], str, str]] = {
         "batch context heads top_k",
         "batch",
     ),
+    **dict.fromkeys(COPIES, ({"moved_bytes": st.sampled_from([1e3, 1e6, 3e9])}, "moved_bytes", "moved_bytes")),
 }  # fmt: skip
 STORED = {"w4a16": "int4", "w8a16": "int8"}
 
 
 @cache
 def pricing(device: str, fidelity: str = "calibrated") -> Pricing:
-    return Pricing(cluster=device_files.cluster(f"8x{device}"), engine="generic", fidelity=fidelity)
+    cluster = device_files.cluster(f"8x{device}")
+    for known in ("link.host.bandwidth=32GB/s", "link.host.latency=10us", "storage.bandwidth=7GB/s"):
+        cluster = replace(cluster, device=device_files.edit(cluster.device, known))
+    return Pricing(cluster=cluster, engine="generic", fidelity=fidelity)
 
 
 def drawn(kind: str, data: st.DataObject) -> dict[str, Any]:
@@ -204,7 +209,7 @@ def test_no_kernel_beats_the_roofline(device: str, data: st.DataObject) -> None:
 WIDE: dict[str, dict[str, Any]] = {
     "tokens": np.array([1.0, 3.0, 100.0, 8192.0, 200_000.0]), "batch": np.array([1.0, 5.0, 64.0, 1000.0]),
     "m": np.array([1.0, 7.0, 300.0, 60_000.0]), "message_bytes": np.geomspace(10, 1e11, 60),
-    "read_elements": np.geomspace(1, 1e12, 30),
+    "read_elements": np.geomspace(1, 1e12, 30), "moved_bytes": np.geomspace(10, 1e12, 20),
 }  # fmt: skip
 
 

@@ -28,6 +28,8 @@ SITES = (
     ("qwen3-30b-a3b", "8xh100-sxm", Choice(tensor_parallel=8, expert_parallel=8)),
     ("mistral-7b", "1xl40s", Choice()),
     ("deepseek-v2-lite", "4xh100-sxm", Choice(tensor_parallel=4)),
+    ("llama-3.1-8b", "1xgh200", Choice()),  # what stands behind it is known
+    ("qwen3-30b-a3b", "1xgh200", Choice()),
     ("bloom", "16xa100-sxm-80gb", Choice(tensor_parallel=8, pipeline_parallel=2)),
 )
 # nothing, decode at several batches and contexts, a prompt, a chunk with a past beside decoding

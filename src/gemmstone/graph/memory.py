@@ -16,7 +16,7 @@ import numpy as np
 
 from gemmstone.core import dtypes
 from gemmstone.core.deployment import Deployment, Numbers, Step
-from gemmstone.core.errors import NoAnswer
+from gemmstone.core.errors import BadRequest, NoAnswer
 from gemmstone.core.hardware import Device
 from gemmstone.core.model import Model
 from gemmstone.graph import techniques, tower
@@ -83,6 +83,10 @@ class Memory:
             most = min(most, free / taken) if taken else most
         return most
 
+    def short_bytes(self, tokens: float) -> float:
+        """Bytes that the device lacks to hold one sequence of so many tokens; 0 or less where it has them."""
+        return self.tree.bytes + float(self.sequence_bytes(tokens)) - self.usable_bytes
+
     def holds(self, tokens: float) -> bool:
         """Whether a sequence of so many tokens finds room at all."""
         return self.sequences(tokens) * self.instances >= 1.0
@@ -106,7 +110,7 @@ def caches(model: Model, deployment: Deployment) -> tuple[tuple[float, Cache], .
         for block in blocks(layer)
         if kind(block).cache(block, deployment) != Cache()
     ]
-    return (*kept, *techniques.extra_caches(model, deployment))
+    return (*techniques.placed(model, deployment, tuple(kept)), *techniques.extra_caches(model, deployment))
 
 
 def kv_bytes_per_token(model: Model, deployment: Deployment) -> float:
@@ -136,24 +140,38 @@ def memory(model: Model, device: Device, deployment: Deployment) -> Memory:
     else:
         usable *= deployment.gpu_memory_utilization
     on_host = _weights(model, deployment, "host")
+    kept = caches(model, deployment)
+    behind = bool(on_host.bytes) or any(cache.tier == "host" for _, cache in kept)
     return Memory(
         tree=tree,
         usable_bytes=usable,
         element_bytes=dtypes.size(deployment.kv_cache),
-        caches=caches(model, deployment),
+        caches=kept,
         instances=techniques.instances(deployment),
-        host_tree=_joined("host", [on_host]) if on_host.bytes else None,
+        host_tree=_joined("host", [on_host] if on_host.bytes else []) if behind else None,
+        host_usable_bytes=_host_bytes(device) if behind else math.inf,
     )
 
 
-def does_not_fit(model: Model, device: Device, found: Memory) -> NoAnswer:
-    """The error for a model that does not fit, with the tree, largest first."""
-    offload = ", or offload experts to the host" if model.is_moe else ""
+def _host_bytes(device: Device) -> float:
+    """A device's share of the host's memory; raises BadRequest where it is not known."""
+    if device.host_tier is None or device.host_tier.memory_bytes is None:
+        raise BadRequest(
+            f"how much memory stands behind {device.slug} is not known: give it with --set host.memory=256GB"
+        )
+    return device.host_tier.memory_bytes
+
+
+def does_not_fit(model: Model, device: Device, found: Memory, ways_out: Iterable[str] = ()) -> NoAnswer:
+    """The error for a model that does not fit, with the tree of the memory that is too small, largest first."""
+    lacking, usable, place = found.tree, found.usable_bytes, "a device before any cache"
+    if found.host_tree is not None and found.host_tree.bytes > found.host_usable_bytes:
+        lacking, usable, place = found.host_tree, found.host_usable_bytes, "a device in the host's memory"
+    ways = ["use more devices", "narrower weights", "larger devices", *ways_out]
     return NoAnswer(
-        f"{model.name} does not fit on {device.slug}: {found.tree.bytes / 1e9:.1f} GB are needed a device before any "
-        f"cache and {found.usable_bytes / 1e9:.1f} GB are usable; use more devices, narrower weights or larger devices"
-        + offload,
-        detail=found.tree.as_dict(),
+        f"{model.name} does not fit on {device.slug}: {lacking.bytes / 1e9:.1f} GB are needed {place} and "
+        f"{usable / 1e9:.1f} GB are usable; {', '.join(ways[:-1])} or {ways[-1]}",
+        detail=lacking.as_dict(),
     )
 
 

@@ -1,6 +1,6 @@
 """FLOP, bytes and messages of the operations of a language model. Pure arithmetic, no hardware."""
 
-from gemmstone.ops import attention, collective, elementwise, matmul, moe, recurrent, sparse
+from gemmstone.ops import attention, collective, elementwise, matmul, moe, offload, recurrent, sparse
 
 # name -> the function that builds the Op; property tests run on every row
 OPS = {
@@ -30,6 +30,9 @@ OPS = {
     "top_k": sparse.top_k_decode,
     "sparse_latent_prefill": sparse.latent_prefill,
     "sparse_latent_decode": sparse.latent_decode,
+    "host_read": offload.host_read,
+    "host_write": offload.host_write,
+    "storage_read": offload.storage_read,
 }
 
-__all__ = ["OPS", "attention", "collective", "elementwise", "matmul", "moe", "recurrent", "sparse"]
+__all__ = ["OPS", "attention", "collective", "elementwise", "matmul", "moe", "offload", "recurrent", "sparse"]

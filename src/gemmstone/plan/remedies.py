@@ -1,4 +1,4 @@
-"""Where nothing fits: the narrower weights or the larger number of the same devices with which it would."""
+"""Where nothing fits: the narrower weights, the larger number of the same devices, or the offload with which it would."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from gemmstone.core.errors import BadRequest
 from gemmstone.core.hardware import Cluster
 from gemmstone.core.model import Model
 from gemmstone.graph.memory import memory
+from gemmstone.graph.offloading import ways_out
 from gemmstone.plan.layouts import LAST_RESORT_WEIGHTS, NARROWER_WEIGHTS, choices, narrower
 from gemmstone.plan.question import Question
 from gemmstone.predict.deploy import Choice, resolve
@@ -35,7 +36,17 @@ def would_fit(question: Question) -> list[str]:
                 fewest = found.num_devices
                 shown = f"{weights} weights" if weights else "the checkpoint"
                 phrases.append(f"{shown} on {found.num_devices}x{found.device.slug}")
+        phrases += _offloaded(question, model, cluster, engine)
     return list(dict.fromkeys(phrases))
+
+
+def _offloaded(question: Question, model: Model, cluster: Cluster, engine: Engine) -> list[str]:
+    """Techniques that keep weights behind the devices as given."""
+    try:
+        run = resolve(model, cluster, engine, Choice(weights=(question.weights or (None,))[0]))
+    except BadRequest:
+        return []
+    return [f"{way} on {cluster.num_devices}x{cluster.device.slug}" for way in ways_out(model, cluster.device, run)]
 
 
 def _larger(cluster: Cluster) -> list[Cluster]:

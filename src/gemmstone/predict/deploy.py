@@ -11,6 +11,7 @@ from gemmstone.core.hardware import Cluster
 from gemmstone.core.model import Experts, Model
 from gemmstone.graph import techniques
 from gemmstone.graph.blocks import blocks, kind
+from gemmstone.graph.offloading import settled
 from gemmstone.predict.formats import number_formats
 
 MAX_DEGREE = 100_000
@@ -96,7 +97,7 @@ def resolve(model: Model, cluster: Cluster, engine: Engine, choice: Choice) -> D
     problem = impossible(model, cluster, engine, deployment)
     if problem:
         raise BadRequest(problem)
-    return deployment
+    return settled(model, cluster.device, deployment) if deployment.techniques else deployment
 
 
 def impossible(model: Model, cluster: Cluster, engine: Engine, run: Deployment) -> str:

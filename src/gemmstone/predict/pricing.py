@@ -20,6 +20,7 @@ from gemmstone.core.errors import BadRequest
 from gemmstone.core.estimate import Estimate
 from gemmstone.core.hardware import Cluster
 from gemmstone.core.work import Op
+from gemmstone.predict import host
 from gemmstone.predict.borrowing import Lender, lender
 from gemmstone.predict.coefficients import Candidates, candidates
 from gemmstone.predict.kernels import FORMS
@@ -47,6 +48,8 @@ class Pricing:
 
     def price(self, op: Op) -> Estimate:
         """Seconds and dynamic joules of all `op.count` calls, zero at operating points where there is nothing to do."""
+        if op.tier != "device":
+            return host.price(op, self.cluster.device, limit=self.fidelity == "limit")
         if self.fidelity == "limit":
             timed, source, error = self._roofline(op), "analytic", 0.0
         else:
@@ -147,7 +150,7 @@ class Pricing:
         engine is taken to reach the same share of its rates as the main one.
         """
         near = self.cluster.device.near_memory
-        if near is None or op.kind in COLLECTIVES or op.tier != "device":
+        if near is None or op.kind in COLLECTIVES:
             return None
         formats = [name for name in dtypes.compute_formats(op.dtype) if name in near.peak_flop_per_s]
         if not formats:

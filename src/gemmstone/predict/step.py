@@ -26,7 +26,7 @@ from gemmstone.graph import techniques
 from gemmstone.graph.build import OpGroup, fullest_stage
 from gemmstone.predict.pricing import Pricing
 
-RESOURCES = ("compute", "memory", "network")  # that operations of an overlapped group compete for
+RESOURCES = ("compute", "memory", "network", "host")  # that operations of an overlapped group compete for
 HOST_ERROR = 0.4  # host coefficients vary by this between folds of the fit
 
 

@@ -176,14 +176,15 @@ def _system(model_name: str, hardware: Hardware, style: Style, choice: Choice) -
     engine = engine_files.find(style.engine)
     run, prices = resolve(model, cluster, engine, choice), pricing(hardware, style)
     try:
-        return assemble(model, cluster, engine, run, pricing=prices)
+        return assemble(model, cluster, engine, run, pricing=prices, advise=True)
     except NoAnswer:
         if choice.gpu_memory_utilization is not None or run.gpu_memory_utilization >= STRETCHED:
             raise
     try:
         return assemble(model, cluster, engine, replace(run, gpu_memory_utilization=STRETCHED), pricing=prices)
     except NoAnswer:
-        return assemble(model, cluster, engine, run, pricing=prices)  # the failure at the engine's own default
+        # the failure at the engine's own default
+        return assemble(model, cluster, engine, run, pricing=prices, advise=True)
 
 
 @lru_cache(maxsize=256)

@@ -9,6 +9,7 @@ from gemmstone.core.deployment import Deployment
 from gemmstone.core.hardware import Cluster
 from gemmstone.core.model import Model
 from gemmstone.graph.memory import Memory, does_not_fit, memory
+from gemmstone.graph.offloading import ways_out
 from gemmstone.predict.pricing import Pricing
 from gemmstone.predict.step import StepTimer
 from gemmstone.simulate.steady import Lengths, Timer, resident_tokens
@@ -41,11 +42,14 @@ class System:
         return held
 
 
-def assemble(model: Model, cluster: Cluster, engine: Engine, deployment: Deployment, *, pricing: Pricing) -> System:
-    """A System; raises NoAnswer with the memory tree when the model does not fit."""
+def assemble(
+    model: Model, cluster: Cluster, engine: Engine, deployment: Deployment, *, pricing: Pricing, advise: bool = False
+) -> System:
+    """A System; raises NoAnswer with the memory tree when the model does not fit, to `advise` with techniques that help."""
     found = memory(model, cluster.device, deployment)
     if not found.fits:
-        raise does_not_fit(model, cluster.device, found)
+        ways = ways_out(model, cluster.device, deployment) if advise else ()
+        raise does_not_fit(model, cluster.device, found, ways)
     timer = StepTimer(model=model, deployment=deployment, pricing=pricing, host=pricing.engine_fit)
     return System(
         model=model, cluster=cluster, engine=engine, deployment=deployment, memory=found, timer=timer, pricing=pricing

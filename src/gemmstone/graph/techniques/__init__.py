@@ -18,13 +18,17 @@ from gemmstone.graph.techniques import (
     context_parallel,
     distributed_kv,
     eviction,
+    expert_offload,
+    host_split,
     kivi,
+    kv_offload,
     lambda_attention,
     lora,
     nano_batch,
     speculative,
+    weight_offload,
 )
-from gemmstone.graph.techniques.technique import Technique
+from gemmstone.graph.techniques.technique import Caches, Technique
 
 # class of the settings -> technique, in the order in which they rewrite a step
 TECHNIQUES: dict[type, Technique] = {
@@ -37,6 +41,10 @@ TECHNIQUES: dict[type, Technique] = {
         kivi.TECHNIQUE,
         lora.TECHNIQUE,
         speculative.TECHNIQUE,
+        kv_offload.TECHNIQUE,
+        expert_offload.TECHNIQUE,
+        weight_offload.TECHNIQUE,
+        host_split.TECHNIQUE,
         nano_batch.TECHNIQUE,
     )
 }
@@ -87,7 +95,7 @@ def _spelled(row: Technique) -> str:
     return ",".join(f"{field.name}={field.default}" for field in fields(row.settings))
 
 
-def _in_order(run: Deployment) -> list[object]:
+def in_order(run: Deployment) -> list[object]:
     """A deployment's techniques in the order of their rows, whatever the order in which they were named."""
     rows = list(TECHNIQUES)
     return sorted(run.techniques, key=lambda settings: rows.index(type(settings)))
@@ -106,7 +114,7 @@ def problem(model: Model, run: Deployment) -> str:
 
 def rewritten_step(run: Deployment, step: Step) -> Step:
     """What the model executes instead of a step."""
-    for settings in _in_order(run):
+    for settings in in_order(run):
         step = of(settings).step(settings, step)
     return step
 
@@ -126,7 +134,7 @@ def built(model: Model, run: Deployment, step: Step) -> Groups:
 
 def _rewritten(model: Model, run: Deployment, step: Step) -> Groups:
     groups = build(model, run, step)
-    for settings in _in_order(run):
+    for settings in in_order(run):
         groups = of(settings).ops(settings, model, run, step, groups)
     return groups
 
@@ -138,12 +146,19 @@ def _in_parts(group: OpGroup, parts: int) -> OpGroup:
 
 def cached(cache: Cache, run: Deployment) -> Cache:
     """What a layer keeps of a sequence as the deployment's techniques leave it."""
-    for settings in _in_order(run):
+    for settings in in_order(run):
         cache = of(settings).cache(settings, cache, run)
     return cache
 
 
-def extra_caches(model: Model, run: Deployment) -> tuple[tuple[float, Cache], ...]:
+def placed(model: Model, run: Deployment, kept: Caches) -> Caches:
+    """The model's own caches where the deployment's techniques put them."""
+    for settings in in_order(run):
+        kept = of(settings).place(settings, model, run, kept)
+    return kept
+
+
+def extra_caches(model: Model, run: Deployment) -> Caches:
     """What the deployment's techniques keep of a sequence beside the model's own caches: layers and the cache of each."""
     return tuple(kept for settings in run.techniques for kept in of(settings).caches(settings, model, run))
 

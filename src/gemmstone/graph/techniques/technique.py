@@ -14,6 +14,8 @@ from gemmstone.core.model import Model
 from gemmstone.graph.blocks.kind import Cache
 from gemmstone.graph.build import Groups
 
+Caches = tuple[tuple[float, Cache], ...]  # layers, and what each of them keeps of a sequence
+
 
 def _applies(settings: object, model: Model, run: Deployment) -> str:
     return ""
@@ -31,8 +33,12 @@ def _same_cache(settings: object, cache: Cache, run: Deployment) -> Cache:
     return cache
 
 
-def _no_caches(settings: object, model: Model, run: Deployment) -> tuple[tuple[float, Cache], ...]:
+def _no_caches(settings: object, model: Model, run: Deployment) -> Caches:
     return ()
+
+
+def _same_place(settings: object, model: Model, run: Deployment, kept: Caches) -> Caches:
+    return kept
 
 
 def _one_token(settings: object) -> float:
@@ -52,6 +58,9 @@ class Technique(NamedTuple):
     ops(settings, model, deployment, step, groups): the operations of the rewritten step, rewritten.
     cache(settings, cache, deployment): what a layer keeps of a sequence instead of `cache`.
     caches(settings, model, deployment): what is kept of a sequence besides, as graph.memory.caches counts it.
+    place(settings, model, deployment, caches): the model's own caches, some of them moved to another tier.
+    settle(settings, freed_bytes, model, deployment): the settings with what was left open chosen so that a device holds
+    so many bytes less; what was given stays.
     tokens_per_step(settings): tokens a decoding sequence gains from one step, on average.
     parts(settings): parts of a batch whose layers run beside each other, those bound by one resource while others wait.
     instances(settings): replicas that hold the cache of a sequence together.
@@ -67,7 +76,9 @@ class Technique(NamedTuple):
     step: Callable[[Any, Step], Step] = _same_step
     ops: Callable[[Any, Model, Deployment, Step, Groups], Groups] = _same_ops
     cache: Callable[[Any, Cache, Deployment], Cache] = _same_cache
-    caches: Callable[[Any, Model, Deployment], tuple[tuple[float, Cache], ...]] = _no_caches
+    caches: Callable[[Any, Model, Deployment], Caches] = _no_caches
+    place: Callable[[Any, Model, Deployment, Caches], Caches] = _same_place
+    settle: Callable[[Any, float, Model, Deployment], Any] | None = None
     tokens_per_step: Callable[[Any], float] = _one_token
     parts: Callable[[Any], int] = _one
     instances: Callable[[Any], int] = _one
