@@ -250,3 +250,22 @@ def test_launch_of_a_kernel_in_a_graph_is_one_to_three_microseconds():
     ]
     assert len(found) >= 10
     assert all(1e-6 < t0 < 3e-6 for t0 in found), sorted(found)
+
+
+# TensorRT-LLM's exchange in a rack of GB200, same model and package, trtllm_alltoall: ranks, tokens a rank, microseconds.
+IN_A_RACK = [
+    (8, 1024, "dispatch", 105.7 + 20.1),
+    (64, 64, "dispatch", 20.6 + 15.2),
+    (32, 4096, "combine", 925.1),
+    (64, 64, "combine", 31.7),
+]
+
+
+@pytest.mark.parametrize(("ranks", "tokens", "phase", "measured_us"), IN_A_RACK)
+def test_exchange_over_nvlink(ranks, tokens, phase, measured_us):
+    (fit,) = [f for f in calibration_files.load("gb200") if f.kernel == f"NVLinkTwoSided {phase}"]
+    message = tokens * 8 * 7168 * (1 + 4 / 128 if phase == "dispatch" else 2)
+    op = ops.all_to_all("c", message_bytes=message, ranks=ranks, wanted=8.0)
+    predicted = float(collective(op, rates_of(device_files.find("gb200"), "bf16"), fit.coefficients).time_s)
+    print(f"{ranks} ranks, {tokens} tokens, {phase}: {predicted * 1e6:.0f} us, measured {measured_us:.0f}")
+    assert abs(np.log(predicted * 1e6 / measured_us)) < 3 * fit.error_frac

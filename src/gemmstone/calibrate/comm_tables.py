@@ -84,7 +84,11 @@ def read_all_to_all(directory: Path, devices: Iterable[str] | None = None) -> li
     A rank's message is what it sends: tokens x experts per token x hidden values.
     """
     slugs = None if devices is None else list(devices)
-    exchanges = [*_deepep_low_latency(directory, slugs), *_deepep_normal(directory, slugs)]
+    exchanges = [
+        *_deepep_low_latency(directory, slugs),
+        *_deepep_normal(directory, slugs),
+        *_over_nvlink(directory, slugs),
+    ]
     return [*exchanges, *_nccl(directory, slugs, "alltoall")]
 
 
@@ -140,6 +144,36 @@ def _deepep_normal(directory: Path, devices: Iterable[str] | None) -> list[Sampl
             samples.setdefault((table.device, table.backend, phase), []).append(sample)
     joined = [_joined([part for part in parts if part.seconds.size]) for parts in samples.values()]
     return [replace(sample, coefficients=sample.coefficients or {**COEFFICIENTS, **ONCE}) for sample in joined]
+
+
+def _over_nvlink(directory: Path, devices: Iterable[str] | None) -> list[Sample]:
+    """TensorRT-LLM's exchange inside a rack: fp8 tokens once to each rank, with the notice before, and bf16 results back."""
+    samples = []
+    for table in tables.newest(tables.load(directory, "comm", "trtllm_alltoall", devices)):
+        found = table.rows.filter(table.rows["moe_dtype"] == "fp8")
+        keys = ["kernel_source", "moe_ep_size", "topk", "hidden_size", "num_tokens"]
+        notice = found.filter(found["op_name"] == "alltoall_prepare").select(*keys, notice="latency")
+        for phase, variant, size in (("dispatch", "fp8", DISPATCH_BYTES), ("combine", "bf16", COMBINE_BYTES)):
+            rows = found.filter(found["op_name"] == f"alltoall_{phase}").join(notice, on=keys, maintain_order="left")
+            for (source,), part in tables.parts(rows, ("kernel_source",)):
+                copies, ranks = _numbers(part, "topk"), _numbers(part, "moe_ep_size")
+                message = _numbers(part, "num_tokens") * copies * _numbers(part, "hidden_size") * size
+                op = _op("all_to_all", message, ranks)
+                extra = _numbers(part, "notice") if phase == "dispatch" else 0.0
+                samples.append(
+                    Sample(
+                        device=table.device,
+                        engine=table.backend,
+                        variant=variant,
+                        kernel=f"{source} {phase}",
+                        op=replace(op, shape={**op.shape, "wanted": copies}),
+                        seconds=(_numbers(part, "latency") + extra) * 1e-3,
+                        groups=group_ids(message, ranks),
+                        inputs=table.inputs,
+                        coefficients={**COEFFICIENTS, **ONCE},
+                    )
+                )
+    return samples
 
 
 def read_send_recv(directory: Path, devices: Iterable[str] | None = None) -> list[Sample]:
