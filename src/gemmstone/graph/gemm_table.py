@@ -49,21 +49,46 @@ class GemmRow(NamedTuple):
 
 
 def gemm_table(model: Model, tokens: int) -> tuple[GemmRow, ...]:
-    """All products of one forward pass over one sequence of `tokens` tokens, logits for every token."""
+    """All products of one forward pass over one sequence of `tokens` tokens, logits for every token, without image encoders."""
     hidden = model.hidden_size
-    rows = [GemmRow("embedding", tokens, model.vocab_size, hidden, gathered=True)]
+    rows = list(_entrance(model, tokens))
     for layer in model.layers:
         for block in blocks(layer):
             if type(block) not in _ROWS:
                 raise BadRequest(f"no table of products is known for the {type(block).__name__} blocks of {model.name}")
             rows += [row._replace(layers=layer.count) for row in _ROWS[type(block)](block, tokens, hidden)]
-    rows.append(GemmRow("logits", tokens, hidden, model.vocab_size))
-    return tuple(rows)
+    return (*rows, *_exit(model, tokens))
+
+
+def _entrance(model: Model, tokens: int) -> Iterator[GemmRow]:
+    """Tokens looked up, patches of an image multiplied; a narrower embedding is widened."""
+    hidden, width = model.hidden_size, model.embedding_size or model.hidden_size
+    if model.vocab_size:
+        yield GemmRow("embedding", tokens, model.vocab_size, width, gathered=True)
+    if model.patch_elements:
+        yield GemmRow("patch embedding", tokens, model.patch_elements, hidden)
+    if width != hidden:
+        yield GemmRow("embedding projection", tokens, width, hidden)
+
+
+def _exit(model: Model, tokens: int) -> Iterator[GemmRow]:
+    """Logits for every token, or what an encoder makes of one position of the sequence."""
+    hidden, width = model.hidden_size, model.embedding_size or model.hidden_size
+    if model.pooler:
+        yield GemmRow("pooler", 1, hidden, hidden)
+    if model.classes:
+        yield GemmRow("classifier", 1, hidden, model.classes)
+    if model.has_head:
+        if width != hidden:
+            yield GemmRow("head projection", tokens, hidden, width)
+        yield GemmRow("logits", tokens, width, model.vocab_size)
 
 
 def _attention(block: Attention, tokens: int, hidden: int) -> Iterator[GemmRow]:
     heads, width = block.num_heads, block.head_dim
     yield GemmRow("X WQ", tokens, hidden, width, heads)
+    if block.output_gate:
+        yield GemmRow("X gate", tokens, hidden, width, heads)
     yield GemmRow("X WK", tokens, hidden, width, block.num_kv_heads)
     yield GemmRow("X WV", tokens, hidden, width, block.num_kv_heads)
     yield GemmRow("Q K^T", tokens, width, tokens, heads)
@@ -93,7 +118,7 @@ def _experts(block: Experts, tokens: int, hidden: int) -> Iterator[GemmRow]:
     yield GemmRow("router", tokens, hidden, block.num_experts)
     yield from _mlp("expert ", block.intermediate_size, block.gated, tokens, hidden, block.experts_per_token)
     if block.shared_intermediate_size:
-        yield from _mlp("shared ", block.shared_intermediate_size, True, tokens, hidden)
+        yield from _mlp("shared ", block.shared_intermediate_size, block.gated, tokens, hidden)
 
 
 def _mlp(prefix: str, width: int, gated: bool, tokens: int, hidden: int, copies: int = 1) -> Iterator[GemmRow]:
