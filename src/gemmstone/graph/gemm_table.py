@@ -60,6 +60,11 @@ def gemm_table(model: Model, tokens: int) -> tuple[GemmRow, ...]:
     return (*rows, *_exit(model, tokens))
 
 
+def tabled(model: Model) -> bool:
+    """Whether the table knows all blocks of a model."""
+    return all(type(block) in _ROWS for layer in model.layers for block in blocks(layer))
+
+
 def _entrance(model: Model, tokens: int) -> Iterator[GemmRow]:
     """Tokens looked up, patches of an image multiplied; a narrower embedding is widened."""
     hidden, width = model.hidden_size, model.embedding_size or model.hidden_size
