@@ -133,6 +133,9 @@ FAMILIES: dict[str, Callable[[Config], dict[str, Any]]] = {
     "SmallThinkerForCausalLM": smallthinker.smallthinker,
     "BertModel": encoders.bert,
     "BertForMaskedLM": encoders.bert,
+    "RobertaModel": encoders.bert,
+    "RobertaForMaskedLM": encoders.bert,
+    "XLMRobertaModel": encoders.bert,
     "ViTForImageClassification": encoders.vit,
 }
 # A config without `architectures` (text parts of multimodal models, hand-written ones) is known by its model_type.
@@ -214,6 +217,8 @@ MODEL_TYPES: dict[str, str] = {
     "hgrn_bit": "HGRNBitForCausalLM",
     "smallthinker": "SmallThinkerForCausalLM",
     "bert": "BertModel",
+    "roberta": "RobertaModel",
+    "xlm-roberta": "XLMRobertaModel",
     "vit": "ViTForImageClassification",
 }
 
