@@ -14,12 +14,16 @@ Otherwise each rate is multiplied by the share that others measured, none of the
 - arithmetic: 28% of the peak, KTransformers' kernels, 3.98 times as fast as oneDNN's at 7% (SOSP 2025,
   doi:10.1145/3731569.3764843).
 
+Where weights lie in the host's memory and fetching them for one product on the device is faster, that is what happens: with
+many tokens, as llama.cpp does from 32 on (ggml/src/ggml-cuda/ggml-cuda.cu, offload_op).
+
 Drives are taken to read large blocks at the rate that is given. What the processor does costs no energy of the device.
 """
 
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import numpy as np
 
@@ -29,6 +33,7 @@ from gemmstone.core.errors import BadRequest
 from gemmstone.core.estimate import Estimate
 from gemmstone.core.hardware import Device, HostTier
 from gemmstone.core.work import Op
+from gemmstone.ops import offload
 from gemmstone.predict.power import dynamic_energy_j
 
 LINK_FRAC, MEMORY_FRAC, COMPUTE_FRAC = 25.0 / 32.0, 150.0 / 204.8, 0.07 * 3.98
@@ -57,6 +62,30 @@ def price(op: Op, device: Device, *, limit: bool) -> Estimate:
         source="analytic" if limit else "assumed",
         error_frac=0.0 if limit else LINK_ERROR if copies else PROCESSOR_ERROR,
         limits={"host": np.where(active, one_s, 0.0)},
+    )
+
+
+def fetched(op: Op) -> Op:
+    """The copy of an operation's weights to the device, those that it reads."""
+    return offload.host_read("weights", moved_bytes=np.minimum(op.weight_bytes, op.read_bytes), count=op.count)
+
+
+def faster(there: Estimate, copy: Estimate, here: Estimate) -> Estimate:
+    """Work by the host's processor, or by the device once the weights are there: at each point what takes less."""
+    stays = np.asarray(there.time_s <= copy.time_s + here.time_s)
+    if stays.all():
+        return there
+    names = {*there.limits, *here.limits}
+    zeros = np.zeros_like(there.time_s)
+    limits = {name: np.where(stays, there.limits.get(name, zeros), here.limits.get(name, zeros)) for name in names}
+    return replace(
+        there,
+        time_s=np.minimum(there.time_s, copy.time_s + here.time_s),
+        energy_j=np.where(stays, there.energy_j, copy.energy_j + here.energy_j),
+        flop=np.where(stays, there.flop, here.flop),
+        bytes=np.where(stays, there.bytes, copy.bytes + here.bytes),
+        error_frac=max(there.error_frac, copy.error_frac, here.error_frac),
+        limits=limits | {"host": np.where(stays, there.limits["host"], copy.limits["host"])},
     )
 
 

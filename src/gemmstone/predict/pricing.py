@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 import numpy as np
@@ -49,7 +49,7 @@ class Pricing:
     def price(self, op: Op) -> Estimate:
         """Seconds and dynamic joules of all `op.count` calls, zero at operating points where there is nothing to do."""
         if op.tier != "device":
-            return host.price(op, self.cluster.device, limit=self.fidelity == "limit")
+            return self._behind(op)
         if self.fidelity == "limit":
             timed, source, error = self._roofline(op), "analytic", 0.0
         else:
@@ -81,6 +81,15 @@ class Pricing:
             error_frac=error,
             limits=limits,
         )
+
+    def _behind(self, op: Op) -> Estimate:
+        """What the host and its drives do, or the device in the processor's stead where it has done sooner."""
+        device, limit = self.cluster.device, self.fidelity == "limit"
+        there = host.price(op, device, limit=limit)
+        if op.kind in host.COPIES or device.host is None or not np.any(op.weight_bytes):
+            return there
+        copy = host.price(host.fetched(op), device, limit=limit)
+        return host.faster(there, copy, self.price(replace(op, tier="device")))
 
     def peak_flop_per_s(self, dtype: str) -> float:
         """Dense peak of the first format that can carry out this arithmetic on the device."""

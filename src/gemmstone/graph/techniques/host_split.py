@@ -15,8 +15,10 @@ import math
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
+from gemmstone.core import dtypes
 from gemmstone.core.deployment import Deployment, Step
 from gemmstone.core.model import Model
+from gemmstone.graph.blocks import blocks, kind
 from gemmstone.graph.blocks.kind import ACTIVATION_BYTES
 from gemmstone.graph.build import LAYERS, Groups, OpGroup, build, fullest_stage
 from gemmstone.graph.techniques.expert_offload import ExpertOffload
@@ -59,9 +61,7 @@ def _ops(settings: HostSplit, model: Model, run: Deployment, step: Step, groups:
 
 
 def _split(group: OpGroup, share: float) -> Iterator[OpGroup]:
-    yield group._replace(
-        name=group.name, repeats=group.repeats * share, ops=tuple(replace(op, tier="host") for op in group.ops)
-    )
+    yield group._replace(repeats=group.repeats * share, ops=tuple(replace(op, tier="host") for op in group.ops))
     if share < 1:
         yield group._replace(repeats=group.repeats * (1.0 - share))
 
@@ -73,10 +73,17 @@ def _place(settings: HostSplit, model: Model, run: Deployment, kept: Caches) -> 
 
 
 def _settle(settings: HostSplit, freed_bytes: float, model: Model, run: Deployment) -> HostSplit:
+    """Whole layers, each with its cache of the tokens of one full step."""
     if settings.host_layers or freed_bytes <= 0:
         return settings
     held = fullest_stage(model.num_layers, run.pipeline_parallel)
-    one = layer_bytes(build(model, run, Step())) * held / model.num_layers
+    tokens, element = run.max_num_batched_tokens, dtypes.size(run.kv_cache)
+    cached = sum(
+        layer.count * float(kind(block).cache(block, run).bytes(tokens, element))
+        for layer in model.layers
+        for block in blocks(layer)
+    )
+    one = (layer_bytes(build(model, run, Step())) + cached) * held / model.num_layers
     return replace(settings, host_layers=min(math.ceil(freed_bytes / one), model.num_layers))
 
 

@@ -2,7 +2,7 @@
 
 - `compute=device` (FlexGen, arXiv:2303.06865): in every step the cache of each layer travels to the device while the layer
   before computes; two layers' share of every sequence has a place there;
-- `compute=host` (MoE-Lens, arXiv:2504.09345; HeteGen, arXiv:2403.01164): the host's processor attends to it, and only queries,
+- `compute=host` (MoE-Lens, arXiv:2504.09345; NEO, arXiv:2411.01142): the host's processor attends to it, and only queries,
   new keys and values, and outputs travel.
 
 Prompts are computed on the device in both; what they leave travels to the host, and what a chunk reads of earlier ones comes
@@ -118,7 +118,7 @@ def _sent(op: Op, entry_bytes: Any) -> Iterator[Op]:
 TECHNIQUE = Technique(
     name="kv-offload",
     title="KV cache in host memory",
-    source="FlexGen, arXiv:2303.06865; MoE-Lens, arXiv:2504.09345; HeteGen, arXiv:2403.01164",
+    source="FlexGen, arXiv:2303.06865; MoE-Lens, arXiv:2504.09345; NEO, arXiv:2411.01142",
     settings=KvOffload,
     problem=_problem,
     ops=_ops,
