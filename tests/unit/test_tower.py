@@ -151,3 +151,16 @@ def test_impossible_images_are_refused() -> None:
     ):
         with pytest.raises(BadRequest, match="must lie between"):
             predict(asked(**work))
+
+
+def test_eager_engines_launch_a_tower_only_for_images() -> None:
+    def decode_s(**work: Any) -> float:
+        scenario = Scenario(
+            model="qwen3-vl-8b",
+            hardware="h100-sxm",
+            engine="transformers",
+            workload=Workload(input_tokens=1024, output_tokens=64, mode="batch", load=1, **work),
+        )
+        return float(predict(scenario)["metrics"]["tpot_s"]["value"])
+
+    assert decode_s(images=1, image_width=64, image_height=64) == pytest.approx(decode_s(), rel=1e-3)

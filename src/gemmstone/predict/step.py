@@ -22,8 +22,8 @@ from gemmstone.core.calibration import EngineFit
 from gemmstone.core.deployment import Array, Deployment, Step
 from gemmstone.core.estimate import Estimate, overlap, repeat, serial
 from gemmstone.core.model import Model
-from gemmstone.graph import techniques
-from gemmstone.graph.build import OpGroup, fullest_stage
+from gemmstone.graph import techniques, tower
+from gemmstone.graph.build import Groups, OpGroup, fullest_stage
 from gemmstone.predict.pricing import Pricing
 
 RESOURCES = ("compute", "memory", "network", "host")  # that operations of an overlapped group compete for
@@ -49,8 +49,7 @@ class StepTimer:
             serial("pace", [device, self._uneven(device)]) if self.deployment.pipeline_parallel > 1 else device
         ]
         if self.host.launch_s and not self.deployment.cuda_graphs:
-            calls = sum(op.count * group.repeats for group in groups for op in group.ops)
-            execution.append(self._host("launches", np.full_like(device.time_s, calls * self.host.launch_s)))
+            execution.append(self._host("launches", self.host.launch_s * _calls(groups, device.time_s)))
         sequences = self.deployment.attention_dp * (np.asarray(step.decode_seqs, dtype=float) + step.prefill_seqs)
         prefill_tokens = self.deployment.attention_dp * np.asarray(step.prefill_seqs * step.prefill_tokens, dtype=float)
         host_s = self.pricing.scale.host * (
@@ -129,3 +128,13 @@ def _lane(resource: str, priced: list[Estimate]) -> Iterator[Estimate]:
                 bytes=own_bytes,
                 limits={resource: time_s},
             )
+
+
+def _calls(groups: Groups, like: Array) -> Array:
+    """Kernels of a step at every operating point; an image encoder is called where there are images."""
+    calls = np.zeros_like(like)
+    for group in groups:
+        for op in group.ops:
+            called = np.asarray(op.write_bytes, dtype=float) > 0 if group.name in tower.GROUPS else 1.0
+            calls = calls + op.count * group.repeats * called
+    return calls
