@@ -6,7 +6,7 @@ import numpy as np
 import polars as pl
 import pytest
 
-from gemmstone.calibrate import recurrent_tables, run, sparse_modules, sparse_tables
+from gemmstone.calibrate import recurrent_tables, run, sparse_modules, sparse_prompts, sparse_tables
 from gemmstone.catalog import device_files
 from gemmstone.ops import recurrent
 
@@ -121,3 +121,35 @@ def test_a_kernel_that_pads_is_what_the_products_leave(tmp_path) -> None:
     # 3 us a sequence of the module, of which some are those of the products
     assert np.all(sample.seconds < 3e-6 * (sample.op.shape["batch"] - 1) + sparse_modules.LEAST_S)
     assert np.all(sample.seconds > 1e-6 * sample.op.shape["batch"])
+
+
+def prompt_modules() -> dict[str, object]:
+    """Modules of long prompts on B200 of 1 ns a query and chosen token, which leaves the products little."""
+    batch, tokens, heads = (grid.ravel() for grid in np.meshgrid([1, 2, 4], [4096, 8192], [16, 32, 64, 128]))
+    count = batch.size
+    return {
+        "op_name": ["dsa_context_module"] * count,
+        "architecture": ["DeepseekV32ForCausalLM"] * count,
+        "gemm_type": ["bfloat16"] * count,
+        "kv_cache_dtype": ["fp8"] * count,
+        "kernel_source": ["default"] * count,
+        "num_heads": heads,
+        "batch_size": batch,
+        "isl": tokens,
+        "step": np.zeros(count, dtype=int),
+        "latency": batch * tokens * 2048 * 1e-9 * 1e3,
+    }
+
+
+def test_attention_of_prompts_on_blackwell_is_what_the_other_parts_leave(tmp_path) -> None:
+    path = tmp_path / "aic_sparse_attention__dsa_context_module.parquet"
+    save(path, prompt_modules(), "b200_sxm", "trtllm")
+    (sample,) = sparse_prompts.read(tmp_path)
+    module = sample.op.shape["batch"] * sample.op.shape["tokens"] * 2048 * 1e-9
+    assert (sample.variant, sample.seconds.size) == ("fp8", 24)
+    assert np.all(sample.seconds < module)
+    assert np.all(sample.seconds > 0.5 * module)
+    few, many = (sample.seconds[sample.op.shape["heads"] == heads].sum() for heads in (16, 128))
+    assert few > many  # the projections of more heads take more of the same module
+    save(path, prompt_modules(), "h100_sxm", "trtllm")
+    assert not sparse_prompts.read(tmp_path)  # measured kernel by kernel there

@@ -10,6 +10,7 @@ from gemmstone.calibrate import (
     moe_tables,
     recurrent_tables,
     sparse_modules,
+    sparse_prompts,
     sparse_tables,
 )
 from gemmstone.calibrate.fit import FitSpec
@@ -22,5 +23,6 @@ FAMILIES: dict[str, FitSpec] = {
     **moe_tables.FAMILIES,
     **recurrent_tables.FAMILIES,
     **sparse_tables.FAMILIES,
-    **sparse_modules.FAMILIES,  # after the products, whose fits it takes off
+    **sparse_modules.FAMILIES,  # these two after the parts whose fits they take off
+    **sparse_prompts.FAMILIES,
 }

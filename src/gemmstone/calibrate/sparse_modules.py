@@ -89,14 +89,14 @@ def _calls(table: tables.Table, rows: pl.DataFrame) -> Iterator[Array]:
     """(sequences, cached tokens, heads, seconds) of the attention in each row that tells something of it, [rows, 4]."""
     pricing = Pricing(cluster=device_files.cluster(table.device), engine=table.backend)
     stops = _stops(rows)
-    for (architecture, gemm, heads), part in _parts(rows):
+    for (architecture, gemm, heads), part in parts_of(rows):
         batch, step, time_s = (part[name].to_numpy().astype(float) for name in ("batch_size", "step", "latency"))
         time_s = time_s * 1e-3
         if stops:
             fewest = np.array([time_s[batch == one][np.argmin(step[batch == one])] for one in batch])
             attention = np.where(step >= LEAST_TOKENS, time_s - fewest, 0.0)
         else:
-            rest = time_s - _products_s(pricing, ARCHITECTURES[architecture], FORMATS[gemm], heads, batch)
+            rest = time_s - products_s(pricing, ARCHITECTURES[architecture], FORMATS[gemm], heads, batch)
             attention = rest - rest[np.lexsort((step, batch))[0]]
         kept = attention > LEAST_SHARE[stops] * time_s
         yield np.stack([batch, step + 1.0, np.full(batch.size, float(heads)), attention + LEAST_S], axis=1)[kept]
@@ -136,7 +136,8 @@ def _sample(table: tables.Table, kernel: str, kv_cache: str, calls: Array) -> Sa
     )
 
 
-def _parts(rows: pl.DataFrame) -> Iterator[tuple[tuple[str, str, int], pl.DataFrame]]:
+def parts_of(rows: pl.DataFrame) -> Iterator[tuple[tuple[str, str, int], pl.DataFrame]]:
+    """The rows of each architecture, format of the products and number of heads."""
     for gemm in FORMATS:
         for architecture in ARCHITECTURES:
             chosen = rows.filter((rows["gemm_type"] == gemm) & (rows["architecture"] == architecture))
@@ -144,7 +145,7 @@ def _parts(rows: pl.DataFrame) -> Iterator[tuple[tuple[str, str, int], pl.DataFr
                 yield (architecture, gemm, int(count)), chosen.filter(chosen["num_heads"] == count)
 
 
-def _products_s(pricing: Pricing, shape: Shape, weights: str, heads: int, rows: Array) -> Array:
+def products_s(pricing: Pricing, shape: Shape, weights: str, heads: int, rows: Array) -> Array:
     """Seconds of the module's matrix products for `rows` sequences."""
     narrow = "bf16" if weights == "bf16" else "fp8"
     project = partial(matmul.gemm, m=rows, weights=weights, activations=narrow)

@@ -17,6 +17,7 @@ import numpy as np
 from gemmstone.calibrate import tables
 from gemmstone.calibrate.fit import Coefficient, FitSpec, Sample, group_ids
 from gemmstone.calibrate.on_chip import from_memory
+from gemmstone.catalog import device_files
 from gemmstone.core.deployment import Array
 from gemmstone.core.work import Op
 from gemmstone.ops import sparse
@@ -62,6 +63,8 @@ PREFILL = {
     "t0": Coefficient(1e-5, 1e-6, 5e-5),
     "p": Coefficient(2.0, 1.0, 8.0),
 }
+# A block of FlashMLA's sparse kernel takes 128 heads on Blackwell: whole modules take as long with 64 heads as with 128 there.
+WIDE = {"hb": Coefficient(128.0, 128.0, 128.0)}
 
 
 def read_index_logits_prefill(directory: Path, devices: Iterable[str] | None = None) -> list[Sample]:
@@ -157,9 +160,16 @@ def _columns(rows: pl.DataFrame) -> tuple[Array, Array, Array]:
     return batch, tokens, past
 
 
-def _both_caches(directory: Path, devices: Iterable[str] | None = None) -> list[Sample]:
+def read_latent_prefills(directory: Path, devices: Iterable[str] | None = None) -> list[Sample]:
+    """Attention of prompts to the chosen with a bf16 cache, and with an fp8 one where engines use the same kernel for it."""
     slugs = None if devices is None else list(devices)
-    return [sample for kv_cache in ("bf16", "fp8") for sample in read_latent_prefill(kv_cache, directory, slugs)]
+    samples = [sample for kv_cache in ("bf16", "fp8") for sample in read_latent_prefill(kv_cache, directory, slugs)]
+    found = []
+    for sample in samples:
+        blackwell = device_files.find(sample.device).architecture == "blackwell"
+        if not (blackwell and sample.variant == "fp8"):
+            found.append(replace(sample, coefficients={**PREFILL, **WIDE}) if blackwell else sample)
+    return found
 
 
 FAMILIES = {
@@ -168,6 +178,5 @@ FAMILIES = {
         ("index_logits_prefill", forms.index_logits_prefill, read_index_logits_prefill, LOGITS_PREFILL),
         ("index_logits_decode", forms.index_logits_decode, read_index_logits_decode, LOGITS_DECODE),
         ("top_k", forms.top_k, read_top_k, CHOICE),
-        ("sparse_latent_prefill", forms.latent_prefill, _both_caches, PREFILL),
     )
 }

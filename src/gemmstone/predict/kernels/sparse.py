@@ -14,6 +14,9 @@ Attention gives a query and HEADS of its heads to a block, which runs through to
 
     t = soft_P( blocks FLOP_b / (F ec), es FLOP_b units / F, bytes / (B eb) ) + t0,   FLOP_b = 2 HEADS top_k (width + latent)
 
+Where hb is given a block has as many heads instead, and where cg is, gathering a latent for each query is added at B / cg: with
+few heads a block that is most of the time.
+
 A decode step's kernel may instead stop at what is there (cp 0: the work follows the tokens seen; 1: always top_k) and
 share a query among blocks, so that no single block is waited for.
 """
@@ -24,12 +27,13 @@ from collections.abc import Mapping
 
 import numpy as np
 
+from gemmstone.core import dtypes
 from gemmstone.core.calibration import KernelTime, Rates
 from gemmstone.core.deployment import Array
 from gemmstone.core.work import Op
 from gemmstone.predict.kernels.gemm import soft_max
 
-HEADS = 64.0  # query heads a block takes at least (https://github.com/deepseek-ai/FlashMLA, sparse kernels)
+HEADS = 64.0  # query heads a block takes (https://github.com/deepseek-ai/FlashMLA, sparse kernels) where hb says nothing else
 
 
 def index_logits_prefill(op: Op, rates: Rates, c: Mapping[str, float]) -> KernelTime:
@@ -60,10 +64,15 @@ def top_k(op: Op, rates: Rates, c: Mapping[str, float]) -> KernelTime:
 
 
 def latent_prefill(op: Op, rates: Rates, c: Mapping[str, float]) -> KernelTime:
-    """Seconds of a prompt's attention to what it selected. Coefficients: ec, eb, es, t0, p (see the module)."""
+    """Seconds of a prompt's attention to what it selected. Coefficients: ec, eb, es, t0, p; cg, hb or none (see the module)."""
     shape = op.shape
     queries = np.asarray(shape["batch"], dtype=float) * shape["tokens"]
-    return _attention(op, rates, c, queries, np.asarray(shape["top_k"], dtype=float), c["es"])
+    timed = _attention(op, rates, c, queries, np.asarray(shape["top_k"], dtype=float), c["es"])
+    if "cg" not in c:
+        return timed
+    gathered = np.asarray(shape["batch"], dtype=float) * shape["pairs"] * shape["head_dim"] * dtypes.size(op.variant)
+    gather_s = gathered * (c["cg"] / rates.bytes_per_s)
+    return timed._replace(time_s=timed.time_s + gather_s, memory_s=timed.memory_s + gather_s)
 
 
 def latent_decode(op: Op, rates: Rates, c: Mapping[str, float]) -> KernelTime:
@@ -75,8 +84,9 @@ def latent_decode(op: Op, rates: Rates, c: Mapping[str, float]) -> KernelTime:
 
 
 def _attention(op: Op, rates: Rates, c: Mapping[str, float], queries: Array, places: Array, alone: float) -> KernelTime:
-    per_place = np.asarray(op.shape["flop_per_pair"], dtype=float) * HEADS * places
-    blocks = queries * np.ceil(np.asarray(op.shape["heads"], dtype=float) / HEADS)
+    heads = c.get("hb", HEADS)
+    per_place = np.asarray(op.shape["flop_per_pair"], dtype=float) * heads * places
+    blocks = queries * np.ceil(np.asarray(op.shape["heads"], dtype=float) / heads)
     compute_s = blocks * per_place / (rates.flop_per_s * c["ec"])
     walk_s = alone * per_place * rates.compute_units / rates.flop_per_s
     memory_s = np.asarray(op.bytes, dtype=float) / (rates.bytes_per_s * c["eb"])
