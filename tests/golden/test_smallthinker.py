@@ -10,10 +10,13 @@ import pytest
 
 from gemmstone.api import Choice, Scenario, Workload, predict
 from gemmstone.core import dtypes
+from gemmstone.core.deployment import Step
 from gemmstone.core.errors import NoAnswer
 from gemmstone.core.model import Attention, Experts, Model
+from gemmstone.graph import techniques
 from gemmstone.graph.parameters import count
-from gemmstone.simulate.scenario import load_model
+from gemmstone.simulate.scenario import at_the_limit, load_model, system
+from gemmstone.simulate.system import System
 
 LARGE, SMALL = "smallthinker-21b-a3b", "smallthinker-4b-a0.6b"
 RATE = 20.0  # tokens/s
@@ -73,4 +76,54 @@ def test_predict_says_that_experts_have_to_stay_outside() -> None:
     )
     with pytest.raises(NoAnswer, match="does not fit on jetson-orin-nano") as refused:
         predict(scenario)
-    assert "offload" in str(refused.value)
+    assert "--technique expert-offload:tier=storage" in str(refused.value)
+
+
+def outside(text: str, hardware: str = "jetson-orin-nano", model: str = LARGE) -> System:
+    return system(
+        Scenario(
+            model=model,
+            hardware=hardware,
+            engine="llamacpp",
+            edits=("storage.bandwidth=7GB/s",),
+            fidelity="limit",
+            choice=Choice(weights="q4_0", techniques=(techniques.parse(text),)),
+        )
+    )
+
+
+def test_experts_on_the_drive_leave_the_rest_in_eight_gigabytes() -> None:
+    found = outside("expert-offload:tier=storage")
+    assert found.memory.fits
+    assert found.memory.tree.bytes < 8e9
+    (settings,) = found.deployment.techniques
+    assert 0 < settings.layers <= 52  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize("hit", [0.5, 0.9, 0.99, 1.0])
+def test_experts_arrive_while_attention_computes(hit: float) -> None:
+    """The paper's t = max(attention, experts (1 - hit)) of each layer, behind which come the experts' products."""
+    found = outside(f"expert-offload:tier=storage,layers=52,cached=0.2,hit={hit}")
+    step = Step(decode_seqs=1.0, decode_context=4000.0)
+    tree = found.timer.estimate(step)
+    layers = [part for part in tree.parts[0].parts if part.name.startswith("expert layers")]
+    assert len(layers) == 4  # two kinds of layer, each before and from the experts on
+    one_expert = 3 * 2560 * 768 * dtypes.size("q4_0")
+    for before, repeats in ((layers[0], 13), (layers[2], 39)):
+        attention, loading = (float(part.time_s[0]) for part in before.parts)
+        assert loading == pytest.approx(repeats * 6 * one_expert * (1 - hit) / 7e9)
+        assert float(before.time_s[0]) == max(attention, loading)
+    assert float(tree.time_s[0]) == pytest.approx(sum(float(part.time_s[0]) for part in tree.parts[0].parts))
+
+
+def test_a_router_behind_attention_hides_nothing() -> None:
+    """Qwen3-30B-A3B chooses its experts after attention: loading and computing follow each other."""
+    text = "expert-offload:tier=storage,layers=48"
+    found = outside(text, hardware="m2-ultra", model="qwen3-30b-a3b")
+    step = Step(decode_seqs=1.0, decode_context=4000.0)
+    tree = found.timer.estimate(step)
+    plain = float(
+        at_the_limit(outside("expert-offload:tier=storage", "m2-ultra", "qwen3-30b-a3b")).timer.seconds(step)[0]
+    )
+    loading = 48 * 8 * 3 * 2048 * 768 * dtypes.size("q4_0") / 7e9
+    assert float(tree.time_s[0]) == pytest.approx(plain + loading)
