@@ -127,3 +127,13 @@ def test_what_a_measured_device_lacks_comes_from_another() -> None:
     """No table has sparse attention on an A100."""
     found = candidates(lender(device_files.find("a100-sxm-80gb")), "sparse_latent_decode", "bf16", "vllm")
     assert found.source == "borrowed"
+
+
+def test_kernels_of_other_matrix_units_are_not_lent() -> None:
+    """FlashInfer's delta rule runs on Hopper and Blackwell: an A100 takes the Triton kernel's coefficients."""
+    kernels = {
+        name: {fit.kernel for fit in lender(device_files.find(name)).fits if fit.family == "gated_delta_prefill"}
+        for name in ("h100-sxm", "a100-sxm-80gb", "mi300x")
+    }
+    assert "chunk_gated_delta_rule_flashinfer" in kernels["h100-sxm"]
+    assert kernels["a100-sxm-80gb"] == kernels["mi300x"] == {"chunk_gated_delta_rule"}

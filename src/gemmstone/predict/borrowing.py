@@ -49,6 +49,9 @@ MAX_LENT_ERROR = 0.25  # mean held-out error of a fit, above which it is kept fo
 UNSPLIT_UNITS = (
     4.0  # a decode kernel that reads one sequence no faster than so many compute units' share of the bandwidth
 )
+# Kernels written for the matrix units of two architectures, which no other can run: (family, kernel).
+HOPPER_AND_ON = {("gated_delta_prefill", "chunk_gated_delta_rule_flashinfer")}
+HOPPER_AND_ON_ARE = ("hopper", "blackwell")
 # Products that only some tables have and every device could run: looked for at other devices before another format stands in.
 WEIGHT_ONLY = ("w4a16", "w8a16")
 
@@ -72,7 +75,7 @@ def lender(device: Device) -> Lender:
     own = calibration_files.load(device.slug)
     bytes_per_s, units = device.memory_bandwidth_bytes_per_s, device.compute_units
     if own:
-        fits = _complete(own + _weight_only(own, bytes_per_s, units))
+        fits = _runs_on(device, _complete(own + _weight_only(own, bytes_per_s, units)))
         return Lender(device.slug, units, fits, False, 0.0, Scale())
     relative = RELATIVES.get(device.architecture, STRANGER)
     lenders = tuple(dict.fromkeys((*relative.lenders, *STRANGER.lenders)))
@@ -80,7 +83,7 @@ def lender(device: Device) -> Lender:
         if calibration_files.load(slug):
             units = units or device_files.find(slug).compute_units
             fits = _lent((slug, *lenders, *LAST_LENDERS))
-            fits = _complete(fits + _weight_only(fits, bytes_per_s, units))
+            fits = _runs_on(device, _complete(fits + _weight_only(fits, bytes_per_s, units)))
             return Lender(slug, units, fits, True, relative.error_frac, Scale(compute=relative.compute))
     return Lender(device.slug, units, (), True, relative.error_frac, Scale())
 
@@ -116,6 +119,13 @@ def _weight_only(fits: tuple[Fit, ...], bytes_per_s: float, units: int) -> tuple
             lent = next((of for slug in LAST_LENDERS if (of := _of(calibration_files.load(slug), "gemm", variant))), ())
             found += [_at_the_pace(fit, bytes_per_s, units) for fit in lent]
     return tuple(found)
+
+
+def _runs_on(device: Device, fits: tuple[Fit, ...]) -> tuple[Fit, ...]:
+    """`fits` without those of kernels that this architecture cannot run."""
+    if device.architecture in HOPPER_AND_ON_ARE:
+        return fits
+    return tuple(fit for fit in fits if (fit.family, fit.kernel) not in HOPPER_AND_ON)
 
 
 def _complete(fits: tuple[Fit, ...]) -> tuple[Fit, ...]:
