@@ -12,6 +12,7 @@ import pytest
 
 from gemmstone.calibrate import engines
 from gemmstone.calibrate.measured_cases import Case, metrics_of, read_cases
+from gemmstone.catalog import calibration_files
 from gemmstone.core.calibration import EngineFit
 from gemmstone.predict.pricing import Pricing
 from gemmstone.predict.step import StepTimer
@@ -24,6 +25,8 @@ TRUTH = EngineFit(
     neighbour_s=3e-4,
     first_token_steps=5.0,
     launch_factor=1.1,
+    quantize_factor=0.6,
+    attention_dp_steps=8.0,
     communication_factor=0.95,  # not so small that the link would be beaten: there a prediction stops following it
 )
 COLUMNS = [
@@ -43,22 +46,29 @@ COLUMNS = [
 ]
 
 
-def write(path: Path, rows: list[list[object]]) -> Path:
+def write(path: Path, rows: list[list[object]], columns: list[str] = COLUMNS) -> Path:
     with path.open("w", encoding="utf-8", newline="") as file:
-        csv.writer(file).writerows([COLUMNS, *rows])
+        csv.writer(file).writerows([columns, *rows])
     return path
 
 
 @pytest.fixture(scope="module")
 def cases(tmp_path_factory: pytest.TempPathFactory) -> list[Case]:
     asked = [
-        [model, device, tp, "vllm", tp, tokens, 256, 0.2, "concurrency", load, 10, 1, 1]
-        for model, tp in (("llama-3.1-8b", 1), ("llama-3.1-70b", 8), ("qwen3-30b-a3b", 2))
+        [model, device, tp * dp, "vllm", tp, tokens, 256, 0.2, "concurrency", load, 10, 1, 1, dp, weights]
+        for model, tp, dp, weights in (
+            ("llama-3.1-8b", 1, 1, "fp8"),
+            ("llama-3.1-70b", 8, 1, "bf16"),
+            ("qwen3-30b-a3b", 2, 1, "fp8"),
+            ("qwen3-30b-a3b", 1, 2, "bf16"),
+        )
         for device in ("h100-sxm", "b200-sxm")
         for tokens in (512, 4096)
         for load in (1, 8, 64)
     ]
-    found, unanswered = read_cases([write(tmp_path_factory.mktemp("rows") / "cases.csv", asked)])
+    found, unanswered = read_cases(
+        [write(tmp_path_factory.mktemp("rows") / "cases.csv", asked, [*COLUMNS, "attention_dp", "weights"])]
+    )
     assert not unanswered
     return [replace(case, measured=case.predicted(TRUTH)) for case in found]
 
@@ -74,7 +84,7 @@ def test_a_replay_is_the_prediction(cases: list[Case]) -> None:
 
 
 def test_coefficients_are_recovered(cases: list[Case]) -> None:
-    loose = dict.fromkeys(engines.BOUNDS, 5.0)
+    loose = dict.fromkeys(engines.BOUNDS, 100.0)  # hardly any prior
     fit = engines.fit_engine(cases, tuple(engines.BOUNDS), EngineFit(), loose)
     for name in engines.BOUNDS:
         assert getattr(fit, name) == pytest.approx(getattr(TRUTH, name), rel=0.1), name
@@ -93,6 +103,37 @@ def test_rows_that_cannot_be_what_they_say_are_set_aside(cases: list[Case]) -> N
     assert not engines.plausible(impossible, TRUTH)
     faster = [replace(case, measured={"tpot_s": case.measured["tpot_s"] / 1.5}) for case in cases[:6]]
     assert engines.speculative([*faster, *cases[6:]], TRUTH) == {engines.run_key(cases[0])}
+
+
+def test_an_older_generation_that_is_another_program_is_fitted_apart(cases: list[Case]) -> None:
+    def dated(case: Case, version: str, slower: float) -> Case:
+        run = replace(case.system.deployment, engine_version=version)
+        measured = {name: value * slower for name, value in case.measured.items()}
+        return replace(case, system=replace(case.system, deployment=run), measured=measured)
+
+    old, young = (
+        [dated(case, version, slower) for case in cases] for version, slower in (("0.14.0", 1.5), ("1.2", 1.05))
+    )
+    found = engines._apart([*old, *old, *young, *young, *cases], TRUTH)
+    assert list(found) == ["0.14"]
+    assert len(found["0.14"]) == 2 * len(old) >= engines.APART_ROWS
+    assert not engines._apart([*old[:6], *young], TRUTH), "too few rows of too few groups"
+
+
+def test_a_version_means_its_generation_where_that_is_known(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    entries = {"vllm": {"step_s": 1e-3}, "vllm@0.5": {"step_s": 9e-3}}
+    (tmp_path / "calibration_engines.json").write_text(json.dumps(entries), encoding="utf-8")
+    monkeypatch.setenv("GEMMSTONE_CALIBRATION", str(tmp_path))
+    for cached in (calibration_files.engine_fit, calibration_files._engines):
+        cached.cache_clear()
+    try:
+        eras = [calibration_files.era("vllm", version) for version in ("0.5.4", "v0.5", "0.6.0", "", "nightly")]
+        assert eras == ["0.5", "0.5", "", "", ""]
+        assert calibration_files.engine_fit("vllm", "0.5").step_s == 9e-3
+        assert calibration_files.engine_fit("vllm").step_s == 1e-3
+    finally:
+        for cached in (calibration_files.engine_fit, calibration_files._engines):
+            cached.cache_clear()
 
 
 def test_rows_without_an_answer_are_counted_by_reason(tmp_path: Path) -> None:

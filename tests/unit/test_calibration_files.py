@@ -14,10 +14,10 @@ from gemmstone.core.errors import BadRequest
 
 @pytest.fixture(autouse=True)
 def fresh() -> Iterator[None]:
-    for cached in (calibration_files.load, calibration_files.engine_fit):
+    for cached in (calibration_files.load, calibration_files.engine_fit, calibration_files._engines):
         cached.cache_clear()
     yield
-    for cached in (calibration_files.load, calibration_files.engine_fit):
+    for cached in (calibration_files.load, calibration_files.engine_fit, calibration_files._engines):
         cached.cache_clear()
 
 

@@ -43,14 +43,21 @@ BOUNDS: dict[str, tuple[float, float, float]] = {
     "first_token_steps": (3.0, 0.05, 100.0),
     "launch_factor": (0.95, 0.3, 4.0),
     "communication_factor": (0.9, 0.2, 4.0),
+    "quantize_factor": (0.5, 0.05, 2.0),
+    "attention_dp_steps": (2.0, 0.05, 200.0),
 }
 # How far engines may lie from each other: standard deviation of the log of a coefficient. Rows of one (model, device) group
 # err together, so a group counts as one observation; without these priors coefficients that trade off against each other
 # run away, and errors on groups outside the fit are a third higher (14% against 11% in time per token).
 SERVING_PRIOR = {name: 0.12 if name.endswith("_factor") else 0.4 for name in BOUNDS}
+SERVING_PRIOR |= {"quantize_factor": 0.5, "attention_dp_steps": 2.0}  # habits of an engine, hardly shared
 STATIC_PRIOR = {name: 0.3 if name.endswith("_factor") else 3.0 for name in BOUNDS}
 STATIC = ("step_s", "per_sequence_s", "per_prefill_token_s", "launch_factor", "communication_factor")
 MAX_SCALE_ROWS = 250
+# A generation (0.14 of 0.14.0) whose rows are off by so much together, where they are many and of several models and devices,
+# is another program than the one that the rest measures, and gets coefficients of its own.
+APART = 0.15  # median log of predicted over measured speed
+APART_ROWS, APART_GROUPS = 50, 3
 
 
 def plausible(case: Case, fit: EngineFit) -> bool:
@@ -175,12 +182,39 @@ def fit_all(paths: Sequence[Path]) -> dict[str, dict[str, Any]]:
         raise BadRequest("no row could be predicted and has a measured_ttft_s, measured_tpot_s or throughput beside it")
     serving = [case for case in cases if case.workload.mode != "batch"]
     batches = [case for case in cases if case.workload.mode == "batch"]
-    document = {name: _entry(own, _seen(own), inputs) for name, own in _by_engine(serving)}
+    document = {}
+    older: dict[str, dict[str, Any]] = {}
+    for name, own in _by_engine(serving):
+        document[name] = _entry(own, _seen(own), inputs)
+        apart = _apart(own, _from_entry(document[name]))
+        if apart:
+            rest = [case for case in own if generation(case) not in apart]
+            document[name] = _entry(rest, _seen(rest), inputs)
+        for era, theirs in apart.items():
+            older[f"{name}@{era}"] = {**document[name], **_entry(theirs, STATIC, inputs, STATIC_PRIOR)}
     if document:
         document["generic"] = _middle(document)
+    document |= older
     for name, own in _by_engine(batches):
         document[f"{name}@static"] = _static_entry(own, inputs)
     return document
+
+
+def generation(case: Case) -> str:
+    """The generation of a case's engine, empty where its version is not given."""
+    return calibration_files.generation(case.system.deployment.engine_version)
+
+
+def _apart(cases: Sequence[Case], fit: EngineFit) -> dict[str, list[Case]]:
+    """Generations of one engine that the fit of all its rows is far off for."""
+    found = {}
+    for era in sorted({generation(case) for case in cases} - {""}):
+        own = [case for case in cases if generation(case) == era]
+        speeds = [np.log(rate) for case in own for rate in _speeds(case, fit)]
+        many = len(own) >= APART_ROWS and len({case.group for case in own}) >= APART_GROUPS
+        if many and abs(float(np.median(speeds))) > APART:
+            found[era] = own
+    return found
 
 
 def _by_engine(cases: Sequence[Case]) -> list[tuple[str, list[Case]]]:

@@ -15,7 +15,7 @@ import numpy as np
 
 from gemmstone.core.calibration import EngineFit
 from gemmstone.core.deployment import Array, Deployment, Step, Workload
-from gemmstone.core.errors import GemmstoneError
+from gemmstone.core.errors import BadRequest, GemmstoneError
 from gemmstone.core.estimate import Estimate
 from gemmstone.predict.pricing import COLLECTIVES, Pricing
 from gemmstone.predict.step import StepTimer
@@ -23,6 +23,9 @@ from gemmstone.simulate import rows, scenario
 from gemmstone.simulate.metrics import solve
 from gemmstone.simulate.steady import Steady, lengths
 from gemmstone.simulate.system import System
+
+
+HALF = 0.5  # of the passes that quantise: between it and all of them a step is nearly linear in their weight
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,6 +37,7 @@ class Replay:
     kernels_s: Array
     t0_s: Array
     communication_s: Array
+    quantize_s: Array
     sequences: Array
     prefill_tokens: Array
 
@@ -44,6 +48,7 @@ class Replay:
             self.kernels_s
             + (host.launch_factor - 1.0) * self.t0_s
             + (host.communication_factor - 1.0) * self.communication_s
+            + (host.quantize_factor - 1.0) * self.quantize_s
             + host.step_s
             + host.per_sequence_s * self.sequences
             + host.per_prefill_token_s * self.prefill_tokens
@@ -114,6 +119,8 @@ def read_cases(paths: Iterable[Path]) -> tuple[list[Case], dict[str, int]]:
 
 def _case(row: Mapping[str, str]) -> Case:
     asked = rows.scenario(row)
+    if asked.pools is not None:
+        raise BadRequest("rows of two pools take no part in fitting engines")
     system = neutral(asked)
     device = system.cluster.device
     measured = {
@@ -153,12 +160,13 @@ def _pricing(made: System, fit: EngineFit) -> Pricing:
 
 
 def record(system: System, workload: Workload) -> Replay:
-    """Prices a row's step once, and once more with doubled launches to learn what they weigh."""
+    """Prices a row's step once, and again with doubled launches and half the quantisation to learn what they weigh."""
     timer = StepTimer(model=system.model, deployment=system.deployment, pricing=system.pricing)
     recorder = _Recorder(system.deployment, timer)
     solve(replace(system, timer=recorder), workload, np.array([workload.load]))
     step, tree = recorder.steps[-1]
     doubled = replace(timer, pricing=_pricing(system, replace(system.pricing.engine_fit, launch_factor=2.0)))
+    fused = replace(timer, pricing=_pricing(system, replace(system.pricing.engine_fit, quantize_factor=HALF)))
     communication_s = sum(
         (leaf.time_s for leaf in tree.leaves() if leaf.family in COLLECTIVES), np.zeros_like(tree.time_s)
     )
@@ -169,6 +177,7 @@ def record(system: System, workload: Workload) -> Replay:
         kernels_s=tree.time_s,
         t0_s=doubled.seconds(step) - tree.time_s,
         communication_s=communication_s,
+        quantize_s=(tree.time_s - fused.seconds(step)) / (1.0 - HALF),
         sequences=ranks * (np.asarray(step.decode_seqs, dtype=float) + step.prefill_seqs),
         prefill_tokens=ranks * np.asarray(step.prefill_seqs * step.prefill_tokens, dtype=float),
     )

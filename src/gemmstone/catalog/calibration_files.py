@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import re
 from collections.abc import Mapping
 from dataclasses import fields
 from functools import cache
@@ -22,6 +23,7 @@ DIRECTORY = Path(__file__).parent / "calibration"
 VARIABLE = "GEMMSTONE_CALIBRATION"
 MAX_FILE_BYTES = 4 << 20
 MAX_FITS = 2000
+_VERSION = re.compile(r"v?(\d{1,4})\.(\d{1,4})", re.ASCII)
 _TEXTS = ("family", "engine", "variant", "kernel")
 
 
@@ -95,16 +97,39 @@ ENGINES_FILE = Path(__file__).parent / "calibration_engines.json"
 def engine_fit(engine: str, era: str = "") -> EngineFit:
     """What an engine adds to its kernels; the generic engine's numbers for one that was never measured.
 
-    `era` names an older generation of the engine that was fitted apart, as "static" for the offline scripts of 2024.
+    `era` names an older generation of the engine that was fitted apart, as "0.14", or "static" for the offline scripts
+    of 2024.
     """
-    document: dict[str, Any] = {}
-    for path in (ENGINES_FILE, *(directory / ENGINES_FILE.name for directory in _own())):
-        if path.is_file():
-            document |= json.loads(path.read_text(encoding="utf-8"))
+    document = _engines()
     for key in (f"{engine}@{era}" if era else engine, f"generic@{era}" if era else "generic", engine, "generic"):
         if key in document:
             return _engine_fit(document[key])
     return EngineFit()
+
+
+def generation(version: str) -> str:
+    """The first two numbers of a version, which tell generations of an engine apart; empty when there are none.
+
+    >>> generation("0.14.0"), generation("v1.0.0rc3"), generation("nightly-5b8c30")
+    ('0.14', '1.0', '')
+    """
+    found = _VERSION.match(version.strip())
+    return f"{found[1]}.{found[2]}" if found else ""
+
+
+def era(engine: str, version: str) -> str:
+    """The generation of a version where that was fitted apart, empty where the engine's own coefficients are meant."""
+    known = generation(version)
+    return known if known and f"{engine}@{known}" in _engines() else ""
+
+
+@cache
+def _engines() -> dict[str, Any]:
+    document: dict[str, Any] = {}
+    for path in (ENGINES_FILE, *(directory / ENGINES_FILE.name for directory in _own())):
+        if path.is_file():
+            document |= json.loads(path.read_text(encoding="utf-8"))
+    return document
 
 
 def _engine_fit(entry: Mapping[str, Any]) -> EngineFit:

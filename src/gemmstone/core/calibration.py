@@ -56,8 +56,10 @@ class EngineFit:
 
     Exposed host time of a step: step_s + per_sequence_s * sequences + per_prefill_token_s * prompt tokens. launch_s: host
     time of one kernel call where no CUDA graph replays it. launch_factor multiplies the serial part of compute kernels,
-    communication_factor the collectives. request_s: tokenising and transport of a request up to its first token;
-    first_token_steps: decode steps a finished first token waits until it is sent.
+    communication_factor the collectives, quantize_factor the passes that quantise activations (engines fuse them into the
+    kernels before). request_s: tokenising and transport of a request up to its first token;
+    first_token_steps: decode steps a finished first token waits until it is sent; attention_dp_steps: those a prompt waits
+    until the other attention-DP ranks have one too.
     error fractions: standard deviations of the log on held-out groups.
     """
 
@@ -70,6 +72,8 @@ class EngineFit:
     first_token_steps: float = 0.0
     launch_factor: float = 1.0
     communication_factor: float = 1.0
+    quantize_factor: float = 1.0
+    attention_dp_steps: float = 0.0
     tpot_error_frac: float = 0.2
     ttft_error_frac: float = 0.5
     throughput_error_frac: float = 0.3

@@ -71,10 +71,13 @@ class Candidates(NamedTuple):
     highest: Mapping[str, float]  # of each number of the shape, in any of the measurements
 
 
-def candidates(lent: Lender, family: str, variant: str, engine: str, launch_factor: float = 1.0) -> Candidates:
+def candidates(
+    lent: Lender, family: str, variant: str, engine: str, launch_factor: float = 1.0, quantize_factor: float = 1.0
+) -> Candidates:
     """The fits for an operation family and kernel variant, best match first; BadRequest when nothing comes close.
 
-    launch_factor multiplies t0, the part of a call that is not its work. Tables measured without CUDA graphs carry a
+    launch_factor multiplies t0, the part of a call that is not its work; quantize_factor cq, the pass that quantises
+    activations. Tables measured without CUDA graphs carry a
     host_floor; where graphs replay the kernels it is left out, and the host's own term counts launches elsewhere.
     """
     measured = RELATED.get(family, family)
@@ -95,7 +98,7 @@ def candidates(lent: Lender, family: str, variant: str, engine: str, launch_fact
                     error += SAME_VENDOR**2
                 own = not (lent.borrowed or elsewhere) and (stand_in, measured) == (variant, family)
                 source = "fitted" if own else "borrowed"
-                in_graphs = tuple(_in_a_graph(fit, launch_factor) for fit in fits)
+                in_graphs = tuple(_in_a_graph(fit, launch_factor, quantize_factor) for fit in fits)
                 return Candidates(in_graphs, source, error**0.5, _highest(fits))
     raise BadRequest(f"no coefficients for {family} in {variant} on {lent.device}: use --fidelity limit")
 
@@ -119,10 +122,12 @@ def _highest(fits: tuple[Fit, ...]) -> Mapping[str, float]:
     return found
 
 
-def _in_a_graph(fit: Fit, launch_factor: float) -> Mapping[str, float]:
+def _in_a_graph(fit: Fit, launch_factor: float, quantize_factor: float) -> Mapping[str, float]:
     adjusted = dict(fit.coefficients)
     if "t0" in adjusted:
         adjusted["t0"] *= launch_factor
+    if "cq" in adjusted:
+        adjusted["cq"] *= quantize_factor
     if "host_floor" in adjusted:
         adjusted["host_floor"] = 0.0
     return adjusted

@@ -130,9 +130,12 @@ def era(scenario: Scenario) -> str:
     """Which generation of an engine is meant: static batches were measured with the offline scripts of 2024.
 
     Those schedule, sample and detokenise between steps in the foreground; a named version, or any other mode, means the
-    servers of 2025.
+    servers of 2025, or the generation of that version where it was fitted apart.
     """
-    return "static" if scenario.workload.mode == "batch" and not scenario.choice.engine_version else ""
+    version = scenario.choice.engine_version
+    if scenario.workload.mode == "batch" and not version:
+        return "static"
+    return calibration_files.era(engine_files.find(scenario.engine).name, version)
 
 
 def limited(made: System | Pools) -> System | Pools:

@@ -156,7 +156,8 @@ def closed_loop(
     host = timer.host
     front_s = host.request_s + host.neighbour_s * np.maximum(in_flight - 1.0, 0.0)
     step_s = np.minimum(tpot_s, np.maximum(points.mixed_s, points.decode_s))
-    ttft_s = start_s + slot_wait_s + front_s + host.first_token_steps * step_s * min(1.0, later)
+    steps = host.first_token_steps + (host.attention_dp_steps if timer.deployment.attention_dp > 1 else 0.0)
+    ttft_s = start_s + slot_wait_s + front_s + steps * step_s * min(1.0, later)
     e2e_s = np.maximum(ttft_s + later * tpot_s, in_flight / capacity)  # Little's law again
     requests_per_s = in_flight / e2e_s * busy
     return Steady(
