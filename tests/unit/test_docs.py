@@ -7,6 +7,7 @@ Where coefficients have changed, the numbers shown are older than the code. Brin
 
 from __future__ import annotations
 
+import importlib
 import json
 import os
 import re
@@ -358,7 +359,9 @@ def test_the_navigation_groups_every_page_under_a_title():
 
 
 def refresh() -> None:
-    """Writes today's outputs, tables and scripts into the pages."""
+    """Writes today's outputs, tables, scripts and predictions of papers into the pages."""
+    sys.path.insert(0, str(ROOT / "tests" / "golden"))
+    importlib.import_module("papers.page").write()
     (ROOT / ENGINES_PAGE).write_text(with_tables(read(ENGINES_PAGE)), encoding="utf-8")
     for page in PAGES:
         with tempfile.TemporaryDirectory() as folder:

@@ -6,6 +6,7 @@ A decode rate whose weights would have crossed the memory faster than the memory
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from itertools import permutations
 
@@ -46,3 +47,12 @@ def beyond_bandwidth(tokens_per_s: float, weight_bytes: float, memory_bytes_per_
     One token of one sequence reads all (active) weights once: tokens/s x bytes <= bandwidth.
     """
     return tokens_per_s * weight_bytes / memory_bytes_per_s
+
+
+def common_perplexity(log_likelihood: float, common_tokens: float) -> float:
+    """Perplexity a token of a tokenizer that is common to all models compared: e^(-log likelihood / tokens).
+
+    Perplexities of a model's own tokens do not compare: longer tokens are harder to guess, and fewer (2202.13169).
+    `log_likelihood` is the sum of natural logarithms over a text, whatever tokens it was taken over.
+    """
+    return math.exp(-log_likelihood / common_tokens)

@@ -1,0 +1,13 @@
+"""Numbers that papers print beside what comes out here: one table for the golden tests and for docs/papers.md."""
+
+from __future__ import annotations
+
+from papers import hardware, models, predictors, techniques
+from papers.row import Paper
+
+PAPERS: dict[str, tuple[Paper, ...]] = {
+    "Predictors and serving": predictors.PAPERS,
+    "Techniques": techniques.PAPERS,
+    "Hardware": hardware.PAPERS,
+    "Models and where they run": models.PAPERS,
+}
