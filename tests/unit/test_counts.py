@@ -141,6 +141,12 @@ def test_techniques_are_tried_beside_going_without() -> None:
     assert () in used
 
 
+def test_token_budgets_are_tried_and_a_small_one_helps_where_prompts_hold_up_decoding() -> None:
+    question = asked(token_budgets=(512, 8192), serving="aggregated", slo={"tpot": 0.02}, top=50)
+    used = {candidate.system.deployment.max_num_batched_tokens for candidate in search(question, ECONOMICS).ranked}
+    assert used == {512, 8192}
+
+
 def replaced(question: Question, **changes: object) -> Question:
     from dataclasses import replace
 

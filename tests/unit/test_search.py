@@ -181,7 +181,7 @@ class TestQuestions:
             ({"weights": ("fp7",)}, "fp7"),
             ({"kv_caches": ("fp8", "fp7")}, "fp7"),
             ({"gpu_memory_utilization": 2.0}, "gpu_memory_utilization"),
-            ({"max_num_batched_tokens": 0}, "max_num_batched_tokens"),
+            ({"token_budgets": (2048, 0)}, "max_num_batched_tokens"),
             ({"hardware": ("h1000",)}, "h1000"),
         ],
     )

@@ -49,7 +49,9 @@ def command(
     cpu_offload: opt.CPU_OFFLOAD = None,
     weights: Annotated[str | None, typer.Option(help="Weight formats to consider, separated by commas.")] = None,
     kv: Annotated[str | None, typer.Option(help="KV cache formats to consider, separated by commas.")] = None,
-    max_num_batched_tokens: opt.BATCHED_TOKENS = None,
+    max_num_batched_tokens: Annotated[
+        str | None, typer.Option(help="Token budgets of a step to consider, separated by commas.")
+    ] = None,
     gpu_memory_utilization: opt.MEMORY = None,
     prefix_hit: opt.PREFIX_HIT = 0.0,
     top: Annotated[int, typer.Option(min=1, max=1000, help="Candidates to show.")] = 5,
@@ -73,7 +75,7 @@ def command(
 ) -> None:
     """Searches, ranks and explains."""
     from gemmstone import api
-    from gemmstone.cli.values import positive, targets, words
+    from gemmstone.cli.values import positive, targets, whole, words
     from gemmstone.core.errors import NoAnswer
     from gemmstone.plan.break_even import parse
     from gemmstone.plan.question import Question
@@ -99,7 +101,7 @@ def command(
             ),
             weights=tuple(words(weights)) if weights else (),
             kv_caches=tuple(words(kv)) if kv else (),
-            max_num_batched_tokens=max_num_batched_tokens,
+            token_budgets=tuple(whole(text, "max_num_batched_tokens") for text in words(max_num_batched_tokens or "")),
             gpu_memory_utilization=gpu_memory_utilization,
             prefix_hit_frac=prefix_hit,
             top=top,

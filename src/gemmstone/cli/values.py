@@ -45,3 +45,11 @@ def positive(text: str, dimension: str, what: str) -> float:
     if not 0 < value < math.inf:
         raise BadRequest(f"the {what} must be a positive number, not {text[:40]}")
     return value
+
+
+def whole(text: str, what: str) -> int:
+    """A whole number, which may be written as 8k; BadRequest that names `what` otherwise."""
+    value = units.parse(text, "count")
+    if not abs(value) < 1e15 or value != int(value):
+        raise BadRequest(f"{what} must be a whole number, not {text[:40]!r}")
+    return int(value)

@@ -25,10 +25,13 @@ NARROWER_CACHES = ("fp8",)
 def alternatives(
     question: Question, model: Model, cluster: Cluster, engine: Engine, weights: Sequence[str]
 ) -> Iterator[Choice]:
-    """All choices for one cluster and engine that answer a question: without techniques, and with each that it names."""
+    """All choices for one cluster and engine that answer a question: with each token budget that it names, without
+    techniques and with each of them."""
     for choice in choices(model, cluster, engine, weights, question.kv_caches, common(question)):
-        yield choice
-        yield from (replace(choice, techniques=(settings,)) for settings in question.techniques)
+        for budget in question.token_budgets or (None,):
+            limited = replace(choice, max_num_batched_tokens=budget)
+            yield limited
+            yield from (replace(limited, techniques=(settings,)) for settings in question.techniques)
 
 
 def choices(

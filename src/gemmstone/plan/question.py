@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
@@ -46,7 +46,7 @@ class Question:
     objective: str = "throughput"
     weights: tuple[str, ...] = ()
     kv_caches: tuple[str, ...] = ()
-    max_num_batched_tokens: int | None = None
+    token_budgets: tuple[int, ...] = ()  # of a step, each tried; empty: the engine's default
     serving: str = "both"  # aggregated | disaggregated | both
     techniques: tuple[object, ...] = ()  # settings that are tried, each beside going without
     gpu_memory_utilization: float | None = None
@@ -77,13 +77,14 @@ def check(question: Question) -> None:
         raise BadRequest(f"unknown serving {question.serving!r}: one of {', '.join(SERVING)}")
     for form in (*question.weights, *question.kv_caches):
         dtypes.resolve(form)
-    check_choice(common(question))
+    for budget in question.token_budgets or (None,):
+        check_choice(replace(common(question), max_num_batched_tokens=budget))
 
 
 def common(question: Question) -> Choice:
     """What all deployments of a question share."""
     return Choice(
-        max_num_batched_tokens=question.max_num_batched_tokens,
+        max_num_batched_tokens=question.token_budgets[0] if question.token_budgets else None,
         gpu_memory_utilization=question.gpu_memory_utilization,
         prefix_hit_frac=question.prefix_hit_frac,
     )

@@ -12,7 +12,7 @@ from gemmstone.core.model import Model
 from gemmstone.graph.memory import memory
 from gemmstone.graph.offloading import ways_out
 from gemmstone.plan.layouts import LAST_RESORT_WEIGHTS, NARROWER_WEIGHTS, choices, narrower
-from gemmstone.plan.question import Question
+from gemmstone.plan.question import Question, common
 from gemmstone.predict.deploy import Choice, resolve
 from gemmstone.simulate.scenario import Hardware, load_cluster, load_model
 from gemmstone.simulate.steady import lengths
@@ -55,11 +55,8 @@ def _larger(cluster: Cluster) -> list[Cluster]:
 
 def _fits(question: Question, model: Model, cluster: Cluster, engine: Engine, weights: str | None) -> bool:
     size = lengths(question.workload, question.prefix_hit_frac)
-    common = Choice(
-        gpu_memory_utilization=question.gpu_memory_utilization, max_num_batched_tokens=question.max_num_batched_tokens
-    )
     tried = (weights,) if weights else ()
-    for choice in choices(model, cluster, engine, tried, question.kv_caches, common):
+    for choice in choices(model, cluster, engine, tried, question.kv_caches, common(question)):
         if choice.weights != weights:
             continue
         try:
