@@ -120,6 +120,7 @@ def predict(scenario: Scenario, money: Money | None = None, *, detail: bool = Fa
         "tree": documents.tree(found),
         "memory": documents.memory(found),
         "prefill_memory": documents.prefill_memory(found),
+        "host_memory": documents.host_memory(found),
         "economics": asdict(money.economics(found.system.cluster.device)),
         "region": money.region or carbon.DEFAULT_REGION,
         "efficiency": efficiency(found),

@@ -24,6 +24,10 @@ def run(*texts: str, **fields) -> Deployment:
     )
 
 
+def titled(name: str) -> str:
+    return techniques.of(techniques.parse(name)).title
+
+
 @pytest.mark.parametrize(
     ("model", "texts", "expected"),
     [
@@ -38,6 +42,11 @@ def run(*texts: str, **fields) -> Deployment:
         (DEEPSEEK, ("speculative:tokens=1",), Extras(spec_tokens=1, mtp=True)),
         (LLAMA, ("lora:adapters=12,active=4,rank=32",), Extras(loras=12, lora_rank=32)),
         (DEEPSEEK, ("context-parallel:degree=4",), Extras(decode_context_parallel=4)),
+        (LLAMA, ("weight-offload:size_bytes=20GiB",), Extras(cpu_offload_bytes=20 * 2**30)),
+        (DEEPSEEK, ("expert-offload:layers=40",), Extras(host_expert_layers=40)),
+        (LLAMA, ("host-split:host_layers=30",), Extras(gpu_layers=51)),  # 50 of 80, and the head
+        (LLAMA, ("weight-offload:tier=storage",), Extras(unsaid=(titled("weight-offload"),))),
+        (DEEPSEEK, ("expert-offload:tier=storage",), Extras(unsaid=(titled("expert-offload"),))),
     ],
 )
 def test_techniques_become_extras(model, texts, expected):

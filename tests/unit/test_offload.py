@@ -7,6 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from gemmstone import api
 from gemmstone.core.deployment import Deployment, Step, Workload
 from gemmstone.core.errors import BadRequest, NoAnswer
 from gemmstone.core.estimate import Estimate
@@ -359,3 +360,23 @@ def test_order_of_techniques_does_not_matter() -> None:
 def test_slots_grow_with_a_cache_on_the_host() -> None:
     size = lengths(Workload(input_tokens=4000, output_tokens=1000), 0.0)
     assert made("kv-offload").slots(size) > made().slots(size)
+
+
+def test_the_answer_shows_what_lies_on_the_host() -> None:
+    techniques_of = tuple(
+        techniques.parse(name) for name in ("weight-offload:size_bytes=5GB", "kv-offload:compute=host")
+    )
+    scenario = Scenario(
+        model="llama-3.1-8b",
+        hardware="1xh100-sxm",
+        edits=KNOWN,
+        choice=Choice(techniques=techniques_of),
+        workload=Workload(input_tokens=900, output_tokens=200, load=4),
+    )
+    found = api.predict(scenario)
+    parts = {part["name"]: part["bytes"] for part in found["host_memory"]["parts"]}
+    assert parts["weights"] == pytest.approx(5e9)
+    assert parts["kv cache"] == pytest.approx(4 * 1000 * 32 * KV_BYTES, rel=1e-3)
+    assert sum(parts.values()) == pytest.approx(256e9)
+    assert next(part["bytes"] for part in found["memory"]["parts"] if part["name"] == "kv cache") == 0.0
+    assert api.predict(replace(scenario, choice=Choice()))["host_memory"] is None

@@ -9,9 +9,9 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
-from rich.tree import Tree
 
 from gemmstone.core import units
+from gemmstone.report import memory_text
 from gemmstone.report.break_even import sentences
 
 # metric -> (label, dimension), in the order shown
@@ -33,7 +33,6 @@ SHOWN: dict[str, tuple[str, str]] = {
     "mfu_frac": ("MFU", "count"),
     "mbu_frac": ("MBU of decode", "count"),
 }
-DEPTH = 4
 WIDE = 110  # columns from which candidates are shown with their bands
 TOP_TERMS = 6
 MAIN_TERMS = 4  # of a step, where a line has to do
@@ -105,7 +104,7 @@ def print_prediction(document: Mapping[str, Any], page: str | None = None) -> No
         Text.assemble("prefill is bound by ", (bound["prefill"], "bold"), ", decode by ", (bound["decode"], "bold"))
     )
     _print_steps(console, document["tree"])
-    console.print(_memory_tree(document["memory"]))
+    console.print(*memory_text.trees(document), sep="\n")
     _print_warnings(console, document["warnings"])
     if page:
         console.print(f"report written to {printable(page)}")
@@ -191,7 +190,7 @@ def _print_best(console: Console, best: Mapping[str, Any]) -> None:
         console.print(
             f"{step['name']}, {units.show(step['time_s'], 's')}, bound by {step['bound']}: {_main_terms(step)}"
         )
-    console.print(_memory_tree(best["memory"], depth=1))
+    console.print(*memory_text.trees(best, depth=1), sep="\n")
     for note in best["notes"]:
         console.print(Text(f"note: {note}", style="yellow"))
 
@@ -256,20 +255,7 @@ def _leaves(node: Mapping[str, Any]) -> list[Mapping[str, Any]]:
 
 def print_memory(node: Mapping[str, Any]) -> None:
     """A memory tree, largest first."""
-    _console().print(_memory_tree(printable(node)))
-
-
-def _memory_tree(node: Mapping[str, Any], depth: int = DEPTH) -> Tree:
-    root = Tree(f"memory of a device: {units.show(float(node['bytes']), 'bytes')}")
-    _branch(root, node["parts"], depth)
-    return root
-
-
-def _branch(tree: Tree, parts: Iterable[Mapping[str, Any]], depth: int) -> None:
-    for part in parts:
-        branch = tree.add(Text(f"{units.show(float(part['bytes']), 'bytes'):>9}  {part['name']}"))
-        if depth > 1:
-            _branch(branch, part["parts"], depth - 1)
+    _console().print(memory_text.tree(printable(node)))
 
 
 def _print_warnings(console: Console, warnings: Iterable[str]) -> None:

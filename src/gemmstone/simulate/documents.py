@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import asdict
 from typing import Any
 
 from gemmstone.core.estimate import Estimate, weakest
 from gemmstone.graph import techniques
+from gemmstone.graph.memory import MemoryNode
 from gemmstone.simulate.metrics import Answer, Metric
 from gemmstone.simulate.pools import Pools, layout, workers
 from gemmstone.simulate.steady import lengths
@@ -180,12 +182,30 @@ def prefill_memory(found: Answer) -> dict[str, Any] | None:
     return _usable(made, float(made.memory.sequence_bytes(size.prompt)))
 
 
+def host_memory(found: Answer, load: int = 0) -> dict[str, Any] | None:
+    """What lies in a device's share of the host's memory: weights, cache in use, and what is left; None for nothing.
+
+    Of a disaggregated system of a device of a decode worker.
+    """
+    known = found.system.memory
+    if known.host_tree is None:
+        return None
+    size = lengths(found.workload, found.system.deployment.prefix_hit_frac)
+    running = float(found.steady.running[load])
+    cached = running * float(known.sequence_bytes(size.prompt + size.output / 2.0, "host"))
+    return _filled("host", known.host_tree.parts, known.host_usable_bytes - known.host_tree.bytes, cached)
+
+
 def _usable(made: System, cached_bytes: float) -> dict[str, Any]:
-    known = made.memory
-    room = max(0.0, known.usable_bytes - known.tree.bytes)
+    return _filled("usable", made.memory.tree.parts, made.memory.usable_bytes - made.memory.tree.bytes, cached_bytes)
+
+
+def _filled(name: str, fixed: Iterable[MemoryNode], free_bytes: float, cached_bytes: float) -> dict[str, Any]:
+    room = max(0.0, free_bytes)
     cached = min(cached_bytes, room)
-    parts: list[dict[str, Any]] = [part.as_dict() for part in known.tree.parts]
-    parts.append({"name": "kv cache", "bytes": cached, "parts": []})
+    parts: list[dict[str, Any]] = [part.as_dict() for part in fixed]
+    if cached or name == "usable":
+        parts.append({"name": "kv cache", "bytes": cached, "parts": []})
     parts.append({"name": "free", "bytes": room - cached, "parts": []})
     parts.sort(key=lambda part: -part["bytes"])
-    return {"name": "usable", "bytes": sum(part["bytes"] for part in parts), "parts": parts}
+    return {"name": name, "bytes": sum(part["bytes"] for part in parts), "parts": parts}
