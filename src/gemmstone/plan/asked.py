@@ -10,8 +10,11 @@ from gemmstone.core.deployment import Deployment
 from gemmstone.core.model import Model
 from gemmstone.graph import techniques
 from gemmstone.graph.techniques.context_parallel import ContextParallel
+from gemmstone.graph.techniques.expert_offload import ExpertOffload
+from gemmstone.graph.techniques.host_split import HostSplit
 from gemmstone.graph.techniques.lora import Lora
 from gemmstone.graph.techniques.speculative import LOOKED_UP, Speculative
+from gemmstone.graph.techniques.weight_offload import WeightOffload
 from gemmstone.plan.server import Extras
 
 Fields = Mapping[str, Any]
@@ -23,10 +26,10 @@ def extras(model: Model, run: Deployment) -> Extras:
     unsaid = []
     for settings in run.techniques:
         row = SAID.get(type(settings))
-        if row is None:
+        said = row(settings, model) if row else {}
+        fields |= said
+        if not said:
             unsaid.append(techniques.of(settings).title)
-        else:
-            fields |= row(settings, model)
     return Extras(**fields, unsaid=tuple(unsaid))
 
 
@@ -45,8 +48,24 @@ def _context_parallel(settings: ContextParallel, _: Model) -> Fields:
     return {"decode_context_parallel": settings.degree}
 
 
+def _weight_offload(settings: WeightOffload, _: Model) -> Fields:
+    return {"cpu_offload_bytes": settings.size_bytes} if settings.tier == "host" else {}
+
+
+def _expert_offload(settings: ExpertOffload, _: Model) -> Fields:
+    return {} if settings.fetched else {"host_expert_layers": settings.layers}
+
+
+def _host_split(settings: HostSplit, model: Model) -> Fields:
+    """llama.cpp counts the head as the last layer, and puts the last ones on the device."""
+    return {"gpu_layers": model.num_layers + 1 - settings.host_layers}
+
+
 SAID: dict[type, Callable[[Any, Model], Fields]] = {
     Speculative: _speculative,
     Lora: _lora,
     ContextParallel: _context_parallel,
+    WeightOffload: _weight_offload,
+    ExpertOffload: _expert_offload,
+    HostSplit: _host_split,
 }

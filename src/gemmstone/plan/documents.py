@@ -184,6 +184,7 @@ def _explained(best: Candidate, economics: Callable[[Device], Economics]) -> dic
         "tree": documents.tree(found, load),
         "memory": documents.memory(found, load),
         "prefill_memory": documents.prefill_memory(found),
+        "host_memory": documents.host_memory(found, load),
         "efficiency": efficiency(found, load),
     }
 

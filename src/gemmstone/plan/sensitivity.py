@@ -33,7 +33,7 @@ RESOURCES: dict[str, tuple[str, ...]] = {
     "compute": ("compute.peak",),
     "memory_bandwidth": ("memory.bandwidth",),
     "memory_capacity": ("memory.capacity", "memory.reported"),
-    "link_bandwidth": ("link.scale_up.bandwidth",),
+    "link_bandwidth": ("link.scale_up.bandwidth", "link.host.bandwidth"),
     "host_speed": (),
 }
 STEP = "+10%"
