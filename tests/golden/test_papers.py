@@ -10,7 +10,7 @@ import re
 import time
 
 import pytest
-from papers import PAPERS, models, page, predictors
+from papers import PAPERS, apex, models, page
 from papers.row import Paper, Row
 from papers.survey import SURVEY, Named
 
@@ -43,9 +43,9 @@ SEEDS = [
     "monocoder",
     "smallthinker",
     "matmul-free",
+    "o1-eval",
     "mobile-measure",
     "melt",
-    "o1-eval",
 ]
 
 
@@ -101,7 +101,7 @@ def test_the_survey_is_covered() -> None:
 
 
 def test_the_rate_that_apex_prints_lies_in_our_band_and_tokens_are_conserved() -> None:
-    metrics = predictors.apex_answer("concurrency", 14.4, tensor_parallel=2)["metrics"]
+    metrics = apex.apex_answer("concurrency", 14.4, tensor_parallel=2)["metrics"]
     band, requests = metrics["output_tokens_per_s"], metrics["requests_per_s"]["value"]
     assert band["low"] <= 336.752 <= band["high"]
     assert band["value"] == pytest.approx(209 * requests)
@@ -113,7 +113,7 @@ def test_plans_rank_as_apex_ranks_them() -> None:
     question = Question(
         model="llama-3-70b",
         hardware=("2xh100-sxm",),
-        workload=api.Workload(**predictors.APEX_WORK),
+        workload=api.Workload(**apex.APEX_WORK),
         weights=("bf16",),
         kv_caches=("bf16",),
         gpu_memory_utilization=0.99,
@@ -124,12 +124,12 @@ def test_plans_rank_as_apex_ranks_them() -> None:
     splits = [(c["deployment"]["tensor_parallel"], c["deployment"]["pipeline_parallel"]) for c in found]
     assert splits.index((2, 1)) < splits.index((1, 2))
     with pytest.raises(BadRequest, match="attention-dp needs experts"):
-        predictors.apex_answer("concurrency", 15.4, tensor_parallel=1, attention_dp=2)
+        apex.apex_answer("concurrency", 15.4, tensor_parallel=1, attention_dp=2)
 
 
 def test_a_search_over_eight_devices_takes_less_than_a_minute() -> None:
     started = time.process_time()
-    question = Question(model="llama-3-70b", hardware=("8xh100-sxm",), workload=api.Workload(**predictors.APEX_WORK))
+    question = Question(model="llama-3-70b", hardware=("8xh100-sxm",), workload=api.Workload(**apex.APEX_WORK))
     assert api.plan(question)["best"]
     assert time.process_time() - started < 60
 
