@@ -175,3 +175,12 @@ def test_refusal_shows_the_tree() -> None:
     assert "llama-3.1-405b does not fit on example" in str(refusal).lower()
     assert isinstance(refusal.detail, dict)
     assert refusal.detail["parts"][0]["name"] == "weights"
+
+
+def test_a_processor_has_neither_driver_nor_captured_graphs() -> None:
+    model, run = load_model("llama-3.1-8b"), deployment(cuda_graphs=True)
+    names = [
+        {part.name for part in memory(model, replace(device(), kind=kind), run).tree.parts} for kind in ("gpu", "cpu")
+    ]
+    assert names[0] - names[1] == {"context", "cuda graphs"}
+    assert {"weights", "activations"} <= names[1]

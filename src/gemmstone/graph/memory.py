@@ -127,11 +127,12 @@ def memory(model: Model, device: Device, deployment: Deployment) -> Memory:
     fixed = [
         _weights(model, deployment, "device"),
         MemoryNode(name="activations", bytes=_activation_bytes(model, deployment)),
-        MemoryNode(name="context", bytes=CONTEXT_BYTES),
     ]
+    if device.kind != "cpu":  # a processor has no driver between it and its memory
+        fixed.append(MemoryNode(name="context", bytes=CONTEXT_BYTES))
     if deployment.replica_devices > 1:
         fixed.append(MemoryNode(name="communication buffers", bytes=COMMUNICATION_BYTES))
-    if deployment.cuda_graphs:
+    if deployment.cuda_graphs and device.kind != "cpu":
         fixed.append(MemoryNode(name="cuda graphs", bytes=GRAPH_BYTES))
     tree = _joined("device", fixed)
     usable = device.memory_bytes * REPORTED_FRAC - deployment.memory_reserve_bytes
