@@ -34,6 +34,8 @@ SEEDS = [
     "speculative",
     "peft-survey",
     "efficientllm",
+    "dovetail",
+    "superpipeline",
     "duplex",
     "sn40l",
     "cloudmatrix384",
