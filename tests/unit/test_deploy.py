@@ -11,6 +11,7 @@ from gemmstone.core.errors import BadRequest
 from gemmstone.graph.families import build_model
 from gemmstone.predict.deploy import Choice, check, resolve
 from gemmstone.predict.formats import number_formats
+from gemmstone.simulate.scenario import Scenario, system
 
 
 def resolved(model: str, hardware: str, engine: str = "vllm", **choice) -> Deployment:
@@ -207,3 +208,19 @@ def test_weights_in_a_format_of_other_architectures_are_weight_only():
     model, device = build_model(model_files.find("llama-3.1-8b")), device_files.find("v100-sxm-32gb")
     found = number_formats(model, device, engine_files.find("vllm"), weights="fp8")
     assert (found["weights"], found["activations"]) == ("fp8", "fp16")
+
+
+def test_experts_in_blocks_are_not_cut_below_a_block() -> None:
+    # DeepSeek-V3's experts are 2,048 wide: eight ways 256 columns each, 32 ways 64, half a block of fp8.
+    wide, narrow = (
+        system(
+            Scenario(
+                model="deepseek-v3",
+                hardware=f"{ranks}xgb200",
+                engine="sglang",
+                choice=Choice(tensor_parallel=1, attention_dp=ranks, weights=weights),
+            )
+        ).deployment.expert_parallel
+        for ranks, weights in ((8, "fp8"), (32, "nvfp4"))
+    )
+    assert (wide, narrow) == (1, 32)

@@ -56,7 +56,8 @@ STATIC = ("step_s", "per_sequence_s", "per_prefill_token_s", "launch_factor", "c
 MAX_SCALE_ROWS = 250
 # A generation (0.14 of 0.14.0) whose rows are off by so much together, where they are many and of several models and devices,
 # is another program than the one that the rest measures, and gets coefficients of its own.
-APART = 0.15  # median log of predicted over measured speed
+APART = 0.15  # median log of measured over predicted time; a faster one is not another program but speculates
+AGED_PRIOR = {name: 0.3 if name.endswith("_factor") else 1.0 for name in BOUNDS}
 APART_ROWS, APART_GROUPS = 50, 3
 
 
@@ -191,7 +192,7 @@ def fit_all(paths: Sequence[Path]) -> dict[str, dict[str, Any]]:
             rest = [case for case in own if generation(case) not in apart]
             document[name] = _entry(rest, _seen(rest), inputs)
         for era, theirs in apart.items():
-            older[f"{name}@{era}"] = {**document[name], **_entry(theirs, STATIC, inputs, STATIC_PRIOR)}
+            older[f"{name}@{era}"] = {**document[name], **_entry(theirs, STATIC, inputs, AGED_PRIOR)}
     if document:
         document["generic"] = _middle(document)
     document |= older
@@ -206,15 +207,22 @@ def generation(case: Case) -> str:
 
 
 def _apart(cases: Sequence[Case], fit: EngineFit) -> dict[str, list[Case]]:
-    """Generations of one engine that the fit of all its rows is far off for."""
+    """Generations of one engine that are much slower than the fit of all its rows says."""
     found = {}
     for era in sorted({generation(case) for case in cases} - {""}):
         own = [case for case in cases if generation(case) == era]
-        speeds = [np.log(rate) for case in own for rate in _speeds(case, fit)]
+        slower = [delay for case in own for delay in _delays(case, fit)]
         many = len(own) >= APART_ROWS and len({case.group for case in own}) >= APART_GROUPS
-        if many and abs(float(np.median(speeds))) > APART:
+        if many and float(np.median(slower)) > APART:
             found[era] = own
     return found
+
+
+def _delays(case: Case, fit: EngineFit) -> list[float]:
+    """Logs of measured over predicted time, from times per token and from throughputs."""
+    found = case.predicted(fit)
+    logs = {name: float(np.log(case.measured[name] / found[name])) for name in case.measured if name != "ttft_s"}
+    return [-log if name.endswith("_per_s") else log for name, log in logs.items()]
 
 
 def _by_engine(cases: Sequence[Case]) -> list[tuple[str, list[Case]]]:

@@ -24,7 +24,6 @@ from gemmstone.simulate.metrics import solve
 from gemmstone.simulate.steady import Steady, lengths
 from gemmstone.simulate.system import System
 
-
 HALF = 0.5  # of the passes that quantise: between it and all of them a step is nearly linear in their weight
 
 
@@ -170,7 +169,6 @@ def record(system: System, workload: Workload) -> Replay:
     communication_s = sum(
         (leaf.time_s for leaf in tree.leaves() if leaf.family in COLLECTIVES), np.zeros_like(tree.time_s)
     )
-    ranks = system.deployment.attention_dp
     return Replay(
         deployment=system.deployment,
         host=EngineFit(),
@@ -178,6 +176,6 @@ def record(system: System, workload: Workload) -> Replay:
         t0_s=doubled.seconds(step) - tree.time_s,
         communication_s=communication_s,
         quantize_s=(tree.time_s - fused.seconds(step)) / (1.0 - HALF),
-        sequences=ranks * (np.asarray(step.decode_seqs, dtype=float) + step.prefill_seqs),
-        prefill_tokens=ranks * np.asarray(step.prefill_seqs * step.prefill_tokens, dtype=float),
+        sequences=np.asarray(step.decode_seqs, dtype=float) + step.prefill_seqs,
+        prefill_tokens=np.asarray(step.prefill_seqs * step.prefill_tokens, dtype=float),
     )

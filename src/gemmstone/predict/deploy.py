@@ -15,6 +15,11 @@ from gemmstone.graph.offloading import settled
 from gemmstone.predict.formats import number_formats
 
 MAX_DEGREE = 100_000
+# Columns of an expert's matrix that a device holds at least where weights are scaled in blocks: those of fp8 are 128 wide (vLLM
+# refuses others: "not divisible by weight quantization block_n = 128"), the scales of 4-bit floats lie in tiles of 128 rows
+# (https://docs.nvidia.com/cuda/cublas/#d-block-scaling-factors-layout).
+SMALLEST_SLICE = 128
+IN_BLOCKS = ("fp8-block", "nvfp4", "mxfp4")
 MAX_STEP_TOKENS = 10_000_000
 
 
@@ -64,16 +69,18 @@ def check(choice: Choice) -> None:
 def resolve(model: Model, cluster: Cluster, engine: Engine, choice: Choice) -> Deployment:
     """The complete Deployment of a choice. Raises BadRequest when the layout or the formats cannot be.
 
-    Omitted: tensor parallelism over all devices that the other degrees leave, every other degree 1.
+    Omitted: tensor parallelism over all devices that the other degrees leave, every other degree 1; experts are kept whole
+    where slices of them would be too narrow.
     """
     check(choice)
     pp, dp = choice.pipeline_parallel or 1, choice.data_parallel or 1
-    adp, ep = choice.attention_dp or 1, choice.expert_parallel or 1
+    adp = choice.attention_dp or 1
     others = pp * dp * adp
     tp = choice.tensor_parallel or max(1, cluster.num_devices // others)
     if engine.splits == "layer":
         tp, pp = 1, pp * tp
     formats = number_formats(model, cluster.device, engine, choice.weights, choice.activations, choice.kv_cache)
+    ep = choice.expert_parallel or _expert_parallel(model, tp * adp, formats["weights"])
     deployment = Deployment(
         engine=engine.name,
         engine_version=choice.engine_version,
@@ -98,6 +105,17 @@ def resolve(model: Model, cluster: Cluster, engine: Engine, choice: Choice) -> D
     if problem:
         raise BadRequest(problem)
     return settled(model, cluster.device, deployment) if deployment.techniques else deployment
+
+
+def _expert_parallel(model: Model, stage: int, weights: str) -> int:
+    """1, the experts in slices on every device of a stage, or whole ones where slices would be narrower than their blocks."""
+    for layer in model.layers:
+        block = layer.feed_forward
+        if not isinstance(block, Experts) or weights not in IN_BLOCKS or block.num_experts % stage:
+            continue
+        if block.intermediate_size / stage < SMALLEST_SLICE:
+            return stage
+    return 1
 
 
 def impossible(model: Model, cluster: Cluster, engine: Engine, run: Deployment) -> str:

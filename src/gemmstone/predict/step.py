@@ -3,6 +3,8 @@
     step = max(device, launches) + host
     host = step_s + per_sequence_s * sequences + per_prefill_token_s * prefill tokens
 
+Sequences and tokens are those of one attention-DP rank: every rank has a scheduler of its own.
+
 With CUDA graphs there is one launch a step; without, every kernel call costs the host launch_s and an eager engine on a
 small model waits for the host, not for the device. The host coefficients are what is left exposed after overlap, fitted
 per engine.
@@ -50,8 +52,8 @@ class StepTimer:
         ]
         if self.host.launch_s and not self.deployment.cuda_graphs:
             execution.append(self._host("launches", self.host.launch_s * _calls(groups, device.time_s)))
-        sequences = self.deployment.attention_dp * (np.asarray(step.decode_seqs, dtype=float) + step.prefill_seqs)
-        prefill_tokens = self.deployment.attention_dp * np.asarray(step.prefill_seqs * step.prefill_tokens, dtype=float)
+        sequences = np.asarray(step.decode_seqs, dtype=float) + step.prefill_seqs
+        prefill_tokens = np.asarray(step.prefill_seqs * step.prefill_tokens, dtype=float)
         host_s = self.pricing.scale.host * (
             self.host.step_s
             + self.host.per_sequence_s * sequences

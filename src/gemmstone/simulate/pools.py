@@ -29,7 +29,7 @@ class PoolChoice:
     tensor_parallel: int = 1
     pipeline_parallel: int = 1
     attention_dp: int = 1
-    expert_parallel: int = 1
+    expert_parallel: int | None = None  # None where the text does not say
     device: str = ""  # "" the one of the whole system
     max_num_seqs: int | None = None
 
@@ -45,7 +45,7 @@ class PoolChoice:
 
     def text(self) -> str:
         """The pool in the contract's grammar."""
-        degrees = (("pp", self.pipeline_parallel), ("adp", self.attention_dp), ("ep", self.expert_parallel))
+        degrees = (("pp", self.pipeline_parallel), ("adp", self.attention_dp), ("ep", self.expert_parallel or 1))
         rest = "".join(f".{name}{degree}" for name, degree in degrees if degree > 1)
         return f"{self.workers}*tp{self.tensor_parallel}{rest}{'@' + self.device if self.device else ''}"
 
@@ -126,11 +126,11 @@ def parse(text: str) -> PoolChoice:
         tensor_parallel=int(tensor),
         pipeline_parallel=degrees.get("pp", 1),
         attention_dp=degrees.get("adp", 1),
-        expert_parallel=degrees.get("ep", 1),
+        expert_parallel=degrees.get("ep"),
         device=(device or "").strip(),
     )
     for name in ("workers", "tensor_parallel", "pipeline_parallel", "attention_dp", "expert_parallel"):
-        if not 1 <= getattr(choice, name) <= MAX_DEGREE:
+        if not 1 <= (1 if getattr(choice, name) is None else getattr(choice, name)) <= MAX_DEGREE:
             raise BadRequest(f"{name} of the pool {text.strip()[:60]!r} must lie between 1 and {MAX_DEGREE}")
     return choice
 
