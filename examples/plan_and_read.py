@@ -1,7 +1,7 @@
 """The best deployments under latency targets, what would make the best one faster, and the command that starts it."""
 
 from gemmstone import api
-from gemmstone.plan.search import Question
+from gemmstone.plan.question import Question
 
 found = api.plan(
     Question(

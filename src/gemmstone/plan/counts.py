@@ -45,7 +45,7 @@ def sized(
     Left as it is without a rate and a budget. Raises BadRequest when nothing is left to search.
     """
     if not question.hardware and budget_usd_per_hour is None:
-        raise BadRequest("name at least one hardware choice with --on, or give a --budget")
+        raise BadRequest("name hardware with --on, or give a --budget (see 'gemmstone plan --help')")
     if question.rate is None and budget_usd_per_hour is None:
         return question, []
     names = question.hardware or tuple(_priced_devices(question, economics))
