@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
+from os.path import commonprefix
 
 from gemmstone.core.errors import BadRequest
 
@@ -18,10 +19,18 @@ def fold(name: str) -> str:
 
 
 def nearest(name: str, known: Iterable[str], limit: int = 3) -> list[str]:
-    """Up to `limit` known names that look most like `name`, best first; empty when nothing comes close."""
+    """Up to `limit` known names that look most like `name`, best first; empty when nothing comes close.
+
+    Of names that look alike those that begin alike come first.
+
+    >>> nearest("h1000", ["p100", "h100-sxm", "gh200"])
+    ['h100-sxm', 'p100', 'gh200']
+    """
     import difflib  # lazy: only a failing look-up pays for it
 
-    return difflib.get_close_matches(name.lower(), sorted(known), n=limit, cutoff=0.5)
+    asked = name.lower()
+    close = difflib.get_close_matches(asked, sorted(known), n=4 * limit, cutoff=0.5)
+    return sorted(close, key=lambda known_name: -len(commonprefix([asked, known_name.lower()])))[:limit]
 
 
 def unknown(kind: str, name: str, known: Iterable[str]) -> BadRequest:
