@@ -358,3 +358,10 @@ class TestADeviceOfOnesOwn:
         assert (
             value(gemmstone(*question, "--objective", "energy", *powered).document["best"], "power_w_per_device") > 50
         )
+
+
+def test_the_network_between_nodes_counts_among_the_links(gemmstone):
+    asked = ("plan", "llama-3.1-70b", "--on", "16xh100-sxm", "--input", "2048", "--output", "256", "--json")
+    narrow = ("--set", "link.scale_out.bandwidth=5GB/s", "--serving", "disaggregated")
+    changes = gemmstone(*asked, *narrow).document["sensitivity"]["link_bandwidth"]
+    assert changes["ttft_s"] < -0.001  # caches travel between nodes

@@ -13,6 +13,7 @@ from gemmstone.predict.deploy import Choice
 from gemmstone.predict.economics import Economics
 from gemmstone.simulate import pools
 from gemmstone.simulate.disaggregated import sakasegawa_s
+from gemmstone.simulate.documents import warnings
 from gemmstone.simulate.pool_metrics import most_requests_per_s, pools_answer, sides
 from gemmstone.simulate.scenario import Scenario, limited, made
 from gemmstone.simulate.steady import lengths
@@ -125,3 +126,24 @@ def test_what_cannot_be_is_refused() -> None:
         made(asked(num_devices=8))
     with pytest.raises(BadRequest, match="16 devices"):
         made(asked(hardware="8xh100-sxm"))
+
+
+@pytest.mark.parametrize("link", ["0", "-1GB/s", "nan", "moon", "1GB"])
+def test_a_link_that_carries_nothing_is_refused(link: str) -> None:
+    with pytest.raises(BadRequest, match="scale_up, scale_out, host"):
+        made(asked(pools=pools.choice("2*tp4", "1*tp8", link=link)))
+
+
+def test_a_pool_without_places_is_refused() -> None:
+    with pytest.raises(BadRequest, match="max_num_seqs"):
+        made(asked(pools=pools.choice("2*tp4", "1*tp8", decode_max_num_seqs=0)))
+    with pytest.raises(BadRequest, match="both their layouts"):
+        pools.choice(None, None, prefill_max_num_seqs=0)
+
+
+def test_what_requests_wait_for_is_named() -> None:
+    scarce = made(asked(pools=pools.choice("2*tp4", "1*tp8", decode_max_num_seqs=4)))
+    work = replace(WORK, load=64.0)
+    assert any("about 4 requests a rank" in note for note in warnings(pools_answer(scarce, work, PLACES)))  # type: ignore[arg-type]
+    work = replace(WORK, output_tokens=2, load=512.0)
+    assert any("prefill workers are busy" in note for note in warnings(pools_answer(made(asked()), work, PLACES)))  # type: ignore[arg-type]

@@ -33,11 +33,12 @@ RESOURCES: dict[str, tuple[str, ...]] = {
     "compute": ("compute.peak",),
     "memory_bandwidth": ("memory.bandwidth",),
     "memory_capacity": ("memory.capacity", "memory.reported"),
-    "link_bandwidth": ("link.scale_up.bandwidth", "link.host.bandwidth"),
+    "link_bandwidth": ("link.scale_up.bandwidth", "link.scale_out.bandwidth", "link.host.bandwidth"),
     "host_speed": (),
 }
 STEP = "+10%"
-FASTER_HOST = 1.0 / 1.1
+RAISED = 1.1
+FASTER_HOST = 1.0 / RAISED
 NEAR = np.concatenate(
     [np.linspace(0.7, 0.95, 6), np.linspace(0.96, 1.0, 9)]
 )  # of the chosen load: where a rate is found
@@ -142,7 +143,10 @@ def _all_changed(made: System | Pools, fields: tuple[str, ...]) -> System | Pool
     if not isinstance(made, Pools):
         return _changed(made, fields)
     prefill, decode = _changed(made.prefill, fields), _changed(made.decode, fields)
-    return replace(made, prefill=prefill, decode=decode) if prefill and decode else None
+    link = made.link
+    if "link.scale_out.bandwidth" in fields:  # what the caches travel over, whichever link that is
+        link = replace(link, bandwidth_bytes_per_s=link.bandwidth_bytes_per_s * RAISED)
+    return replace(made, prefill=prefill, decode=decode, link=link) if prefill and decode else None
 
 
 def _changed(system: System, fields: tuple[str, ...]) -> System | None:

@@ -18,6 +18,7 @@ from gemmstone.simulate.system import System
 SLOWER_THAN = ("ttft_s", "tpot_s", "e2e_s")
 CHEAPER_THAN = ("energy_j_per_output_token", "gco2_per_million_output_tokens", "usd_per_million_output_tokens")
 FASTER_THAN = ("output_tokens_per_s", "total_tokens_per_s", "requests_per_s", "output_tokens_per_s_per_user")
+SLOTS_TAKEN = 0.95  # of the places of the decode workers, above which requests are said to wait for one
 NOTABLE = 2.0  # factor beyond the measured range from which a reader is told
 POWER_WARNING = "power, energy and carbon come from an assumed linear model of utilisation, not from a fit"
 
@@ -34,12 +35,20 @@ def warnings(found: Answer, load: int = 0) -> list[str]:
         notes += _of_worker(made, found, borrowed=tree is not None and tree.source == "borrowed")
     if float(found.steady.waiting[load]) > 0.5:
         if found.pools is not None:
-            share = float(found.steady.prefill_share[load])
-            notes.append(f"requests queue: the prefill workers are busy {share:.0%} of the time")
+            notes.append(_queue(found, found.pools, load))
         else:
             held = float(found.steady.running[load]) * found.system.deployment.attention_dp
             notes.append(f"a replica runs about {held:.0f} requests at once: the others wait for a slot")
     return list(dict.fromkeys(notes))
+
+
+def _queue(found: Answer, pools: Pools, load: int) -> str:
+    """Which of two pools requests wait for: the decode pool where its slots are taken, else the prefill workers."""
+    slots = pools.decode.slots(lengths(found.workload, pools.decode.deployment.prefix_hit_frac))
+    if float(found.steady.running[load]) > SLOTS_TAKEN * slots:
+        return f"requests queue: the decode workers run about {slots:.0f} requests a rank, and all places are taken"
+    share = float(found.steady.prefill_share[load])
+    return f"requests queue: the prefill workers are busy {share:.0%} of the time"
 
 
 def _of_worker(made: System, found: Answer, *, borrowed: bool) -> list[str]:

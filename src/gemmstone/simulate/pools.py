@@ -19,6 +19,7 @@ from gemmstone.simulate.system import System
 GRAMMAR = "WORKERS*tpT[.ppP][.adpA][.epE][@DEVICE], as in 2*tp4 or 1*tp8.ep8@h200-sxm"
 _POOL = re.compile(r"(\d{1,6})\*tp(\d{1,6})((?:\.(?:pp|adp|ep)\d{1,6})*)(?:@(.+))?", re.ASCII | re.IGNORECASE)
 LINKS = ("scale_up", "scale_out", "host")
+LEAST_BANDWIDTH = 1e3  # bytes/s: a smaller number has lost its unit
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -144,7 +145,7 @@ def choice(
 ) -> PoolsChoice | None:
     """Both pools from their texts, None when neither is given; BadRequest when one of them is missing."""
     if prefill is None and decode is None:
-        if prefill_max_num_seqs or decode_max_num_seqs or link:
+        if prefill_max_num_seqs is not None or decode_max_num_seqs is not None or link:
             raise BadRequest("pools need both their layouts: give prefill and decode")
         return None
     if prefill is None or decode is None:
@@ -162,7 +163,7 @@ def transfer_link(name: str, source: Device, target: Device, whole: Cluster) -> 
     Without a name: the links inside a node where the whole system is one, else those between nodes.
     """
     if name and name not in LINKS:
-        return Link(bandwidth_bytes_per_s=units.parse(name, "bytes_per_s"))
+        return Link(bandwidth_bytes_per_s=_bandwidth(name))
     if not name:
         inside = source.slug == target.slug and whole.num_devices <= whole.devices_per_node
         name = "scale_up" if inside and source.scale_up else "scale_out"
@@ -174,6 +175,17 @@ def transfer_link(name: str, source: Device, target: Device, whole: Cluster) -> 
             f"give one with --set link.{name}.bandwidth=50GB/s, or name another with --kv-link"
         )
     return min(ends, key=lambda link: link.bandwidth_bytes_per_s)
+
+
+def _bandwidth(text: str) -> float:
+    """Bytes/s that are said instead of a link's name."""
+    try:
+        given = units.parse(text, "bytes_per_s")
+    except BadRequest:
+        given = 0.0
+    if given < LEAST_BANDWIDTH:
+        raise BadRequest(f"{text[:40]!r} is no link: name {', '.join(LINKS)}, or give a bandwidth as 50GB/s")
+    return given
 
 
 def transfer_bytes(pools: Pools, tokens: float) -> float:

@@ -111,7 +111,7 @@ def _worker(scenario: Scenario, pool: PoolChoice) -> System:
         pipeline_parallel=pool.pipeline_parallel,
         attention_dp=pool.attention_dp,
         expert_parallel=pool.expert_parallel,
-        max_num_seqs=pool.max_num_seqs or scenario.choice.max_num_seqs,
+        max_num_seqs=scenario.choice.max_num_seqs if pool.max_num_seqs is None else pool.max_num_seqs,
     )
     name = pool.device or _COUNT.sub("", scenario.hardware)
     return system(replace(scenario, hardware=name, num_devices=pool.worker_devices, choice=choice, pools=None))
