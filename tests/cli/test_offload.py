@@ -38,7 +38,7 @@ def test_cpu_offload_is_weight_offload(gemmstone):
 @pytest.mark.parametrize(
     ("technique", "known", "field"),
     [
-        ("weight-offload:size_bytes=8GB", (), "host.memory"),
+        ("kv-offload", (), "host.memory"),
         ("weight-offload:size_bytes=8GB,tier=storage", (), "storage.bandwidth"),
         ("host-split:host_layers=4", HOST, "host.bandwidth"),
     ],
@@ -47,6 +47,16 @@ def test_a_value_that_nobody_gave_is_asked_for(gemmstone, technique, known, fiel
     refused = gemmstone("predict", "llama-3.1-8b", "--on", "h100-sxm", *known, *LOAD, "--technique", technique)
     assert refused.code == 2
     assert f"--set {field}=" in refused.problem
+
+
+def test_weights_go_to_a_host_of_unknown_size_with_a_warning(gemmstone):
+    asked = ("predict", "llama-3.1-8b", "--on", "h100-sxm", *LOAD, "--cpu-offload", "8GB", "--json")
+    unknown, known = gemmstone(*asked).document, gemmstone(*asked, *HOST).document
+    assert unknown["metrics"] == known["metrics"]
+    assert unknown["host_memory"]["bytes"] == pytest.approx(8e9)  # nothing left: nobody knows of more
+    (note,) = set(unknown["warnings"]) - set(known["warnings"])
+    assert "8.0 GB" in note
+    assert "--set host.memory=" in note
 
 
 def test_plan_says_what_would_fit_and_tries_what_it_is_given(gemmstone):

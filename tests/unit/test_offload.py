@@ -165,9 +165,12 @@ class TestWeights:
             made("weight-offload", model="llama-3.1-70b", edits=("host.memory=8GB",))
         assert refused.value.detail["name"] == "host"
 
-    def test_a_host_that_is_not_known_is_asked_for(self) -> None:
+    def test_a_host_that_is_not_known_holds_weights_and_no_cache(self) -> None:
+        found = made("weight-offload", model="llama-3.1-70b", edits=()).memory
+        assert found.host_tree is not None
+        assert found.host_usable_bytes == found.host_tree.bytes == pytest.approx(73.3e9, rel=1e-3)
         with pytest.raises(BadRequest, match=r"--set host\.memory=256GB"):
-            made("weight-offload", model="llama-3.1-70b", edits=())
+            made("kv-offload", edits=())
 
     @pytest.mark.parametrize("text", ["weight-offload:tier=tape", "weight-offload:size_bytes=-1GB"])
     def test_settings_no_one_can_mean(self, text: str) -> None:

@@ -142,7 +142,8 @@ def memory(model: Model, device: Device, deployment: Deployment) -> Memory:
         usable *= deployment.gpu_memory_utilization
     on_host = _weights(model, deployment, "host")
     kept = caches(model, deployment)
-    behind = bool(on_host.bytes) or any(cache.tier == "host" for _, cache in kept)
+    cached = any(cache.tier == "host" for _, cache in kept)
+    behind = bool(on_host.bytes) or cached
     return Memory(
         tree=tree,
         usable_bytes=usable,
@@ -150,17 +151,27 @@ def memory(model: Model, device: Device, deployment: Deployment) -> Memory:
         caches=kept,
         instances=techniques.instances(deployment),
         host_tree=_joined("host", [on_host] if on_host.bytes else []) if behind else None,
-        host_usable_bytes=_host_bytes(device) if behind else math.inf,
+        host_usable_bytes=_host_bytes(device, on_host, cached=cached) if behind else math.inf,
     )
 
 
-def _host_bytes(device: Device) -> float:
-    """A device's share of the host's memory; raises BadRequest where it is not known."""
-    if device.host_tier is None or device.host_tier.memory_bytes is None:
+def host_is_known(device: Device) -> bool:
+    """Whether a source gives a device's share of the host's memory."""
+    return device.host_tier is not None and device.host_tier.memory_bytes is not None
+
+
+def _host_bytes(device: Device, weights: MemoryNode, *, cached: bool) -> float:
+    """A device's share of the host's memory; where it is not known the weights are taken to just fit.
+
+    Raises BadRequest where a cache lies there too, whose room nobody knows then.
+    """
+    if device.host_tier is not None and device.host_tier.memory_bytes is not None:
+        return device.host_tier.memory_bytes
+    if cached:
         raise BadRequest(
             f"how much memory stands behind {device.slug} is not known: give it with --set host.memory=256GB"
         )
-    return device.host_tier.memory_bytes
+    return weights.bytes
 
 
 def does_not_fit(model: Model, device: Device, found: Memory, ways_out: Iterable[str] = ()) -> NoAnswer:

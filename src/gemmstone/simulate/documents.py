@@ -8,7 +8,7 @@ from typing import Any
 
 from gemmstone.core.estimate import Estimate, weakest
 from gemmstone.graph import techniques
-from gemmstone.graph.memory import MemoryNode
+from gemmstone.graph.memory import MemoryNode, host_is_known
 from gemmstone.simulate.metrics import Answer, Metric
 from gemmstone.simulate.pools import Pools, layout, workers
 from gemmstone.simulate.steady import lengths
@@ -58,6 +58,11 @@ def _of_worker(made: System, found: Answer, *, borrowed: bool) -> list[str]:
     if borrowed:
         notes.append(
             f"some kernels of {device.slug} were never measured: coefficients are borrowed, the bands are wider"
+        )
+    if made.memory.host_tree is not None and not host_is_known(device):
+        notes.append(
+            f"how much memory stands behind {device.slug} is not known: taken to hold the "
+            f"{made.memory.host_tree.bytes / 1e9:.1f} GB a device that lie there; say it with --set host.memory=256GB"
         )
     if not engine.accepts_weights(run.weights, device.architecture):
         notes.append(f"{engine.title}'s documents name no kernels for {run.weights} weights on {device.architecture}")
