@@ -62,6 +62,12 @@ def test_names_of_one_architecture_resolve_to_it(name: str, short: str) -> None:
         ("hugging-quants/Meta-Llama-3.1-70B-Instruct-AWQ-INT4", "llama-3.1-70b", "int4", ""),
         ("TheBloke/Mixtral-8x7B-v0.1-GPTQ", "mixtral-8x7b", "int4", ""),
         ("unsloth/Meta-Llama-3.1-8B-Instruct-bnb-4bit", "llama-3.1-8b", "int4", ""),
+        ("Qwen/Qwen2.5-72B-Instruct-GPTQ-Int4", "qwen2.5-72b", "int4", ""),
+        ("Qwen/Qwen2.5-72B-Instruct-GPTQ-Int8", "qwen2.5-72b", "int8", ""),
+        ("amd/Llama-3.1-70B-Instruct-FP8-KV", "llama-3.1-70b", "fp8", "fp8"),
+        ("Qwen/Qwen3-Next-80B-A3B-Thinking-FP8", "qwen3-next-80b-a3b", "fp8-block", "fp8"),
+        ("Qwen/Qwen3-VL-235B-A22B-Instruct-FP8", "qwen3-vl-235b-a22b", "fp8-block", "fp8"),
+        ("Qwen/Qwen3.5-397B-A17B-FP8", "qwen3.5-397b-a17b", "fp8-block", "fp8"),
     ],
 )
 def test_a_weight_suffix_sets_the_quantisation(name: str, short: str, weights: str, activations: str) -> None:

@@ -39,7 +39,7 @@ WEIGHT_WORDS: dict[str, tuple[str, dict[str, Any]]] = {
 }
 # Words that change the training of a model, not its architecture.
 VARIANT_WORDS = frozenset(
-    ["instruct", "base", "chat", "hf", "it", "thinking", "dynamic", "gguf", "preview", "terminus", "meta"]
+    ["instruct", "base", "chat", "hf", "it", "thinking", "dynamic", "gguf", "preview", "terminus", "meta", "kv"]
 )
 _DATE = re.compile(r"\d{4}(\d{2}){0,2}|v0\.\d")  # -0528, -2507, -20241022, Mistral's -v0.2
 
@@ -154,7 +154,7 @@ def _from_hub(asked: str) -> ModelFile:
     path = hub.config_path(asked, MAX_BYTES)
     config = read_config(path)
     name = asked.rsplit("/", 1)[1]
-    words = [word for word in fold(name).split("-") if word in WEIGHT_WORDS]
+    words = _weight_words(fold(name).split("-"))
     weights, usual = WEIGHT_WORDS[words[0]] if words else ("", {})
     if usual and config.get("quantization_config") is None:
         config["quantization_config"] = usual
@@ -176,14 +176,22 @@ def _shipped(asked: str) -> ModelFile | None:
     return None
 
 
+def _weight_words(tokens: list[str]) -> tuple[str, ...]:
+    """Those of the words of a name that say how its weights are stored, the one that counts first.
+
+    In -AWQ-INT4 the second word repeats the first; in -GPTQ-Int8 it says the bits that GPTQ leaves open.
+    """
+    words = tuple(token for token in tokens if token in WEIGHT_WORDS)
+    return ("int8", *words) if words[:2] == ("gptq", "int8") else words
+
+
 def _readings(folded: str) -> Iterator[tuple[str, tuple[str, ...]]]:
     """Spellings a folded name may be shipped under, most specific first, each with the weight words taken out of it."""
     tokens = folded.split("-")
     if tokens[-2:] == ["bnb", "4bit"]:
         tokens = [*tokens[:-2], "int4"]
     yield "-".join(tokens), ()
-    # The first weight word counts: in -AWQ-INT4 the second one repeats it.
-    words = tuple(token for token in tokens if token in WEIGHT_WORDS)
+    words = _weight_words(tokens)
     tokens = [token for token in tokens if token not in WEIGHT_WORDS]
     yield "-".join(tokens), words
     tokens = [token for token in tokens if token not in VARIANT_WORDS]
