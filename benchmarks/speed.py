@@ -30,6 +30,7 @@ PLAN = [
     "--slo",
     "ttft=2s,tpot=50ms",
 ]
+POOLS = ["plan", "deepseek-v3", "--on", "32xh200-sxm", "--input", "4000", "--output", "500", "--slo", "ttft=2s,tpot=50ms"]
 PREDICT = [
     "predict",
     "llama-3.1-70b",
@@ -47,26 +48,14 @@ BARS: dict[str, tuple[list[str], float]] = {
     "--help": (["--help"], 0.3),
     "predict": (PREDICT, 0.7),
     "plan": (PLAN, 1.5),
+    "plan pools": (POOLS, 4.0),  # undivided and disaggregated
 }
 CASES_PER_S = 300.0
-PEER = [
-    "cli",
-    "default",
-    "--model",
-    "meta-llama/Meta-Llama-3.1-70B",
-    "--total-gpus",
-    "8",
-    "--system",
-    "h100_sxm",
-    "--isl",
-    "2048",
-    "--osl",
-    "256",
-    "--ttft",
-    "2000",
-    "--tpot",
-    "50",
-]
+# the same plans as a user would ask the peer for them
+PEERS = {
+    "plan": "--model meta-llama/Meta-Llama-3.1-70B --total-gpus 8 --system h100_sxm --isl 2048 --osl 256 --ttft 2000 --tpot 50",
+    "plan pools": "--model deepseek-ai/DeepSeek-V3 --total-gpus 32 --system h200_sxm --isl 4000 --osl 500 --ttft 2000 --tpot 50",
+}
 
 
 def cpu_s(command: Sequence[str]) -> float:
@@ -131,8 +120,9 @@ def main(arguments: Sequence[str]) -> int:
     print(f"{'--cases':<10} {rate:6.0f} cases a CPU second   bar {CASES_PER_S:.0f}")
     peer = shutil.which("aiconfigurator")
     if peer:
-        peer_s = least([peer, *PEER], 2)
-        print(f"aiconfigurator, the same plan: {peer_s:.2f} CPU s, {peer_s / measured['plan']:.0f} times ours")
+        for name, options in PEERS.items():
+            peer_s = least([peer, "cli", "default", *options.split()], 2)
+            print(f"aiconfigurator, the same {name}: {peer_s:.2f} CPU s, {peer_s / measured[name]:.0f} times ours")
     else:
         print("aiconfigurator is not installed: no comparison")
     return 0 if good else 1
