@@ -180,6 +180,10 @@ def test_an_mi250_is_the_card_with_both_dies() -> None:
     ("name", "slug"),
     [
         ("NVIDIA H100 80GB HBM3", "h100-sxm"),
+        ("AMD EPYC 9654 96-Core Processor", "epyc-9654"),
+        ("Intel(R) Xeon(R) Platinum 8480+", "xeon-8480"),
+        ("Intel(R) Data Center GPU Max 1550", "max-1550"),
+        ("TPU v5 lite", "tpu-v5e"),
         ("h100_sxm", "h100-sxm"),
         ("  H100-SXM ", "h100-sxm"),
         ("NVIDIA A100-SXM4-40GB", "a100-sxm-40gb"),
