@@ -59,7 +59,12 @@ def test_chunks_of_a_prompt_share_its_images() -> None:
     [
         ("qwen3-vl-8b", 1024, 1024, (1, 4096, 1024)),  # cells of 32 pixels
         ("qwen3-vl-8b", 1280, 720, (1, 40 * 22 * 4, 40 * 22)),  # 22.5 rows: the even neighbour, as round() goes
-        ("qwen3-vl-8b", 5, 5, (1, 4, 1)),
+        ("qwen3-vl-8b", 5, 5, (1, 256, 64)),  # never less than 256 x 256 pixels
+        ("qwen3-vl-8b", 8192, 8192, (1, 65536, 16384)),  # never more than 4096 x 4096
+        ("qwen3-vl-8b", 16000, 2000, (1, 362 * 45 * 4, 362 * 45)),  # scaled by 1.381, rounded down
+        ("qwen2.5-vl-7b", 8192, 8192, (1, 4 * 128 * 128, 128 * 128)),
+        ("mistral-small-3.1-24b", 3080, 1540, (1, 55 * 28 * 4, 55 * 28)),  # no side beyond 1540
+        ("kimi-k2.5", 4000, 4000, (1, 16384, 4096)),
         ("gemma-3-27b", 3000, 200, (1, 4096, 256)),  # always 896 x 896, pooled to 16 x 16
         ("llama-4-scout-17b-16e", 336, 336, (1, 576, 144)),
         ("llama-4-scout-17b-16e", 672, 336, (3, 576, 3 * 144)),  # two tiles and the whole

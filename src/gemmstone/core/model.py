@@ -90,7 +90,8 @@ class Tower:
 
     Every `merge` x `merge` patches become one token, on which the `projector` matrices (inputs, outputs) act one after the
     other. With a `tile` all images are scaled or cut to squares of so many pixels, at most `max_tiles` of them and a
-    reduced copy of the whole when there are several; 0 takes images as they are.
+    reduced copy of the whole when there are several; 0 takes images as they are, scaled where a side is longer than
+    `longest_side` or the area not between `least_pixels` and `most_pixels` (0: no bound).
     """
 
     hidden_size: int
@@ -101,6 +102,9 @@ class Tower:
     projector: tuple[tuple[int, int], ...] = ()
     tile: int = 0
     max_tiles: int = 1
+    longest_side: int = 0
+    least_pixels: int = 0
+    most_pixels: int = 0
     class_tokens: int = 0  # rows beside the patches that the layers see
     other_parameters: int = 0  # biases, norms, positions
 

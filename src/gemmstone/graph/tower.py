@@ -34,14 +34,29 @@ class Image(NamedTuple):
 
 def image(tower: Tower, width: int, height: int) -> Image:
     """An image of so many pixels. Sides are rounded to whole tokens; squares beyond one come with a copy of the whole."""
-    cell = tower.patch_size * tower.merge
     if not tower.tile:
-        tokens = max(1, round(width / cell)) * max(1, round(height / cell))
+        tokens = _cells(tower, width, height)
         return Image(1, tokens * tower.merge**2, tokens)
     tiles = min(tower.max_tiles, math.ceil(width / tower.tile) * math.ceil(height / tower.tile))
     squares = tiles + (1 if tiles > 1 else 0)
     patches = (tower.tile // tower.patch_size) ** 2
     return Image(squares, patches, squares * patches // tower.merge**2)
+
+
+def _cells(tower: Tower, width: float, height: float) -> int:
+    """Whole tokens of an image that is not cut, scaled into the tower's bounds as transformers' smart_resize does."""
+    cell = tower.patch_size * tower.merge
+    if tower.longest_side:
+        shrink = max(1.0, width / tower.longest_side, height / tower.longest_side)
+        width, height = width / shrink, height / shrink
+    tokens = max(1, round(width / cell)) * max(1, round(height / cell))
+    if tower.most_pixels and tokens * cell**2 > tower.most_pixels:
+        shrink = cell * math.sqrt(width * height / tower.most_pixels)
+        return max(1, math.floor(width / shrink)) * max(1, math.floor(height / shrink))
+    if tokens * cell**2 < tower.least_pixels:
+        grow = math.sqrt(tower.least_pixels / (width * height)) / cell
+        return math.ceil(width * grow) * math.ceil(height * grow)
+    return tokens
 
 
 def sections(tower: Tower, run: Deployment, step: Step) -> Iterator[tuple[str, float, tuple[Op, ...]]]:

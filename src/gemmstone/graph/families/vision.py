@@ -13,6 +13,13 @@ from gemmstone.core.errors import BadRequest
 from gemmstone.core.model import Attention, DenseMLP, Layer, Tower
 from gemmstone.graph.families.fields import Config, divides, integer
 
+# Pixels an image is scaled to, the least and the most. No config.json says them: they stand in the preprocessor_config.json
+# of Qwen/Qwen2.5-VL-7B-Instruct and of Qwen/Qwen3-VL-8B-Instruct, and for Kimi-K2.5 as patches in transformers'
+# models/kimi_k25/image_processing_kimi_k25.py.
+QWEN25_PIXELS = (3136, 12_845_056)
+QWEN3_PIXELS = (65_536, 16_777_216)  # Qwen3.5 has the same
+KIMI_PATCHES = 16_384
+
 
 def tower(config: Config, text_hidden: int) -> Tower | None:
     """The image encoder of a multimodal config whose text part is `text_hidden` wide; None where there is none known here."""
@@ -39,6 +46,8 @@ def _qwen3_vl(vision: Config, config: Config, text_hidden: int) -> Tower:
         patch_elements=integer(vision, "in_channels", 3) * integer(vision, "temporal_patch_size", 2) * patch**2,
         merge=merge,
         projector=((wide, wide), (wide, out)) * mergers,
+        least_pixels=QWEN3_PIXELS[0],
+        most_pixels=QWEN3_PIXELS[1],
         other_parameters=hidden + positions * hidden + mergers * (wide + out) + 2 * hidden + len(deeper) * 2 * wide,
     )
 
@@ -58,6 +67,8 @@ def _qwen25_vl(vision: Config, config: Config, text_hidden: int) -> Tower:
         patch_elements=integer(vision, "in_chans", 3) * integer(vision, "temporal_patch_size", 2) * patch**2,
         merge=merge,
         projector=((wide, wide), (wide, out)),
+        least_pixels=QWEN25_PIXELS[0],
+        most_pixels=QWEN25_PIXELS[1],
         other_parameters=hidden + wide + out,
     )
 
@@ -73,6 +84,7 @@ def _pixtral(vision: Config, config: Config, text_hidden: int) -> Tower:
         patch_elements=integer(vision, "num_channels", 3) * patch**2,
         merge=merge,
         projector=((hidden * merge**2, hidden), (hidden, text_hidden), (text_hidden, text_hidden)),
+        longest_side=integer(vision, "image_size", 1540),
         other_parameters=2 * hidden,
     )
 
@@ -141,6 +153,7 @@ def _moonvit(vision: Config, config: Config, text_hidden: int) -> Tower:
         patch_elements=3 * patch**2,
         merge=merge,
         projector=((wide, wide), (wide, text_hidden)),
+        most_pixels=KIMI_PATCHES * patch**2,
         other_parameters=hidden + rows * hidden + 2 * hidden + 2 * hidden + wide + text_hidden,
     )
 
