@@ -13,6 +13,7 @@ from gemmstone import api
 from gemmstone.catalog import calibration_files, device_files
 from gemmstone.core.errors import BadRequest, NoAnswer
 from gemmstone.predict.borrowing import lender
+from gemmstone.predict.coefficients import CALL, candidates
 from gemmstone.predict.power import idle_w
 
 SMALL = api.Workload(input_tokens=512, output_tokens=64, load=4)
@@ -96,3 +97,32 @@ def test_the_limit_is_not_dearer_than_the_prediction_at_a_fixed_rate() -> None:
     found = api.predict(api.Scenario(model="llama-3.1-8b", hardware="1xh100-sxm", engine="vllm", workload=work))
     for name in ("energy_j_per_output_token", "gco2_per_million_output_tokens", "usd_per_million_output_tokens"):
         assert found["limit"][name]["value"] <= found["metrics"][name]["value"], name
+
+
+@pytest.mark.parametrize("slug", ["a100-sxm-80gb", "h100-sxm", "l40s", "b200-sxm"])
+def test_narrow_weights_start_as_fast_as_wide_ones_where_an_engine_launches_the_kernels(slug: str) -> None:
+    lent = lender(device_files.find(slug))
+    own, plugin = (candidates(lent, "gemm", "w4a16", engine) for engine in ("vllm", "trtllm"))
+    wide = candidates(lent, "gemm", "bf16", "vllm")
+    (narrow,), (timed,) = own.coefficients, plugin.coefficients
+    assert narrow["t0"] == min(kernel["t0"] for kernel in wide.coefficients) < timed["t0"]
+    assert {name: value for name, value in narrow.items() if name not in CALL} == {
+        name: value for name, value in timed.items() if name not in CALL
+    }
+    assert own.source == "borrowed"
+    assert own.error_frac > plugin.error_frac
+
+
+def test_four_bit_weights_pay_with_few_sequences_and_cost_with_many() -> None:
+    """Near four times fewer bytes decide while weights are read; unpacking costs where arithmetic does (Marlin's README)."""
+    asked = api.Scenario(model="llama-2-7b", hardware="a10", engine="vllm", workload=replace(SMALL, load=1))
+    tpot_s = {
+        (weights, load): api.predict(
+            replace(asked, choice=api.Choice(weights=weights), workload=replace(SMALL, load=load))
+        )["metrics"]["tpot_s"]["value"]
+        for weights in ("bf16", "int4")
+        for load in (1, 16)
+    }
+    # MARLIN, arXiv:2408.11743, reports up to 2.8 times end to end in vLLM on this card.
+    assert 2.4 < tpot_s["bf16", 1] / tpot_s["int4", 1] < 3.87
+    assert tpot_s["bf16", 16] / tpot_s["int4", 16] < tpot_s["bf16", 1] / tpot_s["int4", 1]
