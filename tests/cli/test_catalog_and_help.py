@@ -150,7 +150,7 @@ class TestCatalog:
     @pytest.mark.parametrize("kind", ["devices", "models", "engines"])
     def test_what_is_listed_can_be_shown(self, gemmstone, kind):
         listed = gemmstone("catalog", kind, "--json").document[kind]
-        for entry in listed:
+        for entry in listed[:: 1 + len(listed) // 50]:  # tests of the catalogue read every file
             name = entry.get("slug") or entry.get("id") or entry["name"]
             assert gemmstone("catalog", kind, name, "--json").document[kind.removesuffix("s")]
             shown = gemmstone("catalog", kind, name)
