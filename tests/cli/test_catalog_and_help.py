@@ -163,6 +163,13 @@ class TestCatalog:
         assert (outcome.code, outcome.err) == (0, "")
         assert len(outcome.out.splitlines()) > 5
 
+    @pytest.mark.parametrize("kind", ["devices", "models"])
+    def test_a_piped_list_has_every_name_whole(self, gemmstone, kind, monkeypatch):
+        monkeypatch.delenv("COLUMNS", raising=False)
+        listed = gemmstone("catalog", kind, "--json").document[kind]
+        first = {line.split()[0] for line in gemmstone("catalog", kind).out.splitlines() if line.strip()}
+        assert {entry.get("slug") or entry["id"] for entry in listed} <= first
+
     @pytest.mark.parametrize(
         ("kind", "name"), [("devices", "h1000-sxm"), ("models", "llama-3.1-71b"), ("engines", "vlm")]
     )

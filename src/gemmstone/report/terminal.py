@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
@@ -33,6 +34,7 @@ SHOWN: dict[str, tuple[str, str]] = {
     "mfu_frac": ("MFU", "count"),
     "mbu_frac": ("MBU of decode", "count"),
 }
+LISTED = 120  # columns that the widest list of the catalogue needs with no name broken
 WIDE = 110  # columns from which candidates are shown with their bands
 TOP_TERMS = 6
 MAIN_TERMS = 4  # of a step, where a line has to do
@@ -51,8 +53,12 @@ OF_THE_BEST: dict[str, bool | None] = {
 }
 
 
-def _console() -> Console:
-    return Console(highlight=False, soft_wrap=False, markup=False)
+def _console(width_piped: int | None = None) -> Console:
+    """The terminal; a pipe or a file has no width and gets `width_piped`, or rich's 80 columns."""
+    console = Console(highlight=False, soft_wrap=False, markup=False)
+    if width_piped and not console.is_terminal and "COLUMNS" not in os.environ:
+        console.width = width_piped
+    return console
 
 
 def printable(value: Any) -> Any:
@@ -76,7 +82,8 @@ def _number(name: str, value: float) -> str:
 def _table(*columns: str) -> Table:
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, header_style="bold")
     for i, column in enumerate(columns):
-        table.add_column(column, justify="left" if i == 0 else "right")
+        # What a user types next must not be cut: it breaks over two lines where a terminal is narrow.
+        table.add_column(column, justify="left" if i == 0 else "right", overflow="fold")
     return table
 
 
@@ -293,7 +300,7 @@ def _workload(work: Mapping[str, Any]) -> str:
 
 def print_catalog(document: Mapping[str, Any]) -> None:
     """A list of the catalogue, or one entry with its sources."""
-    console, document = _console(), printable(document)
+    console, document = _console(LISTED), printable(document)
     if "devices" in document:
         table = _table("device", "architecture", "memory", "bandwidth", "bf16 or fp16", "TDP", "USD/h")
         for device in document["devices"]:
