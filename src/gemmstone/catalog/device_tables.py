@@ -17,6 +17,7 @@ from gemmstone.catalog.device_fields import FIELDS, FORMATS, HOST_TIER, MAX_VALU
 from gemmstone.core import units
 from gemmstone.core.errors import BadRequest
 from gemmstone.core.hardware import HostTier, Link, Price
+from gemmstone.core.lookup import unknown
 
 MAX_FILE_BYTES = 64 * 1024
 SECTIONS = ("compute", "memory", "near_memory", "link", "host", "storage", "power", "price")
@@ -118,7 +119,7 @@ def _leaves(table: Mapping[str, Any], path: str) -> Iterator[tuple[str, Any]]:
 
 def _value(field: str, leaf: Any, sources: Mapping[str, str], name: str) -> Value:
     if field not in FIELDS:
-        raise BadRequest(f"{name}: unknown field {field[:80]!r}; known: {', '.join(FIELDS)}")
+        raise BadRequest(f"{name}: {unknown('field', field, FIELDS)}")
     allowed = _LEAF | {"date", "place"} if field == "price.per_hour" else _LEAF
     if not isinstance(leaf, dict) or not {"value", "source"} <= set(leaf) <= allowed:
         raise BadRequest(f"{name}: {field} has to be a table of {', '.join(sorted(allowed))}")
