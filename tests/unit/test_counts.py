@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from gemmstone.api import Money
@@ -107,6 +109,14 @@ class TestPools:
         }
         assert sides == {("h100-sxm", "h200-sxm"), ("h200-sxm", "h100-sxm")}
         assert all(c.answer.pools is not None and c.answer.pools.prefill_devices == 4 for c in mixed.ranked)
+
+    def test_of_very_many_devices_only_the_best_shares_are_kept(self) -> None:
+        question = asked(hardware=("6000xh100-sxm",), serving="disaggregated", slo={})
+        plan = search(question, ECONOMICS)
+        assert plan.searched < 20_000  # 6,000 ways to share the devices between each pair of workers
+        best = plan.ranked[0]
+        small = search(replace(question, hardware=("60xh100-sxm",)), ECONOMICS).ranked[0]
+        assert best.value("output_tokens_per_s") > 0.98 * 100 * small.value("output_tokens_per_s")
 
     def test_the_best_pair_is_among_the_priced(self) -> None:
         """Every pair of workers over a small system priced in full finds nothing better."""

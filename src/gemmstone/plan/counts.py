@@ -130,7 +130,7 @@ def _best_number(
         served = found.ranked[0].value("requests_per_s")
         units = _units(question.rate, served, budget, price, unit)
         if units is None or units * unit > MOST_DEVICES:
-            reason = "over the budget" if budget is not None else f"more than {MOST_DEVICES} devices"
+            reason = "over the budget" if units is None else f"more than {MOST_DEVICES} devices"
             continue
         costs = None if price is None else units * unit * price
         entry = Sized(f"{units * unit}x{spec}", costs, units * served)

@@ -29,6 +29,7 @@ from gemmstone.simulate.scenario import pricing
 from gemmstone.simulate.steady import Lengths, lengths
 from gemmstone.simulate.system import System, assemble
 
+MOST_SHARES = 64  # of the devices between two kinds of workers, the ones with the highest rates
 KEPT = 6  # pairs a format that are priced over all loads
 LOAD_POINTS = 24
 TOO_SLOW = "ttft over its target at any load"
@@ -158,24 +159,24 @@ def _matched(
     first, second = clusters
     for one in readers:
         for other in decoders:
-            for p, d in _shares(one.devices, other.devices, first.num_devices, second):
-                rate = min(
-                    HEADROOM * p * (one.prefill.prompts_per_s if one.prefill else 0.0),
-                    d * _decoded(other, later, target),
-                )
-                if rate > 0 and one.prefill is not None:
-                    yield Match(one, p, other, d, rate, one.prefill.lone_s)
+            if one.prefill is None:
+                continue
+            p, d = _shares(one.devices, other.devices, first.num_devices, second)
+            rates = np.minimum(HEADROOM * p * one.prefill.prompts_per_s, d * _decoded(other, later, target))
+            best = np.sort(np.argsort(-rates, kind="stable")[:MOST_SHARES])
+            for share in best[rates[best] > 0]:
+                yield Match(one, int(p[share]), other, int(d[share]), float(rates[share]), one.prefill.lone_s)
 
 
-def _shares(one: int, other: int, total: int, second: Cluster | None) -> Iterator[tuple[int, int]]:
-    """Numbers of workers of so many devices each that use all devices, or all of both clusters."""
+def _shares(one: int, other: int, total: int, second: Cluster | None) -> tuple[Array, Array]:
+    """Numbers of workers of so many devices each [shares] that use all devices, or all of both clusters."""
     if second is not None:
-        if total % one == 0 and second.num_devices % other == 0:
-            yield total // one, second.num_devices // other
-        return
-    for p in range(1, (total - other) // one + 1):
-        if (total - p * one) % other == 0:
-            yield p, (total - p * one) // other
+        whole = total % one == 0 and second.num_devices % other == 0
+        p = np.array([total // one] if whole else [], dtype=int)
+        return p, np.full_like(p, second.num_devices // other)
+    p = np.arange(1, (total - other) // one + 1)
+    p = p[(total - p * one) % other == 0]
+    return p, (total - p * one) // other
 
 
 def _decoded(worker: Worker, later: float, target_s: float) -> float:
