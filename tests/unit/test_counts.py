@@ -12,6 +12,7 @@ from gemmstone.core.deployment import Workload
 from gemmstone.core.errors import BadRequest
 from gemmstone.graph import techniques
 from gemmstone.plan.counts import sized, within
+from gemmstone.plan.pool_search import HEADROOM
 from gemmstone.plan.question import Question
 from gemmstone.plan.search import Found, search
 
@@ -116,7 +117,8 @@ class TestPools:
         assert plan.searched < 20_000  # 6,000 ways to share the devices between each pair of workers
         best = plan.ranked[0]
         small = search(replace(question, hardware=("60xh100-sxm",)), ECONOMICS).ranked[0]
-        assert best.value("output_tokens_per_s") > 0.98 * 100 * small.value("output_tokens_per_s")
+        # Fine shares all leave the pool of prompts its headroom, coarse ones may use some of it.
+        assert best.value("output_tokens_per_s") > HEADROOM * 100 * small.value("output_tokens_per_s")
 
     def test_the_best_pair_is_among_the_priced(self) -> None:
         """Every pair of workers over a small system priced in full finds nothing better."""

@@ -104,3 +104,8 @@ class TestFormats:
             assert choice.max_num_batched_tokens == 4096
             assert choice.gpu_memory_utilization == 0.8
             assert choice.prefix_hit_frac == 0.5
+
+    def test_llama_cpp_is_asked_for_eight_bits_and_others_not_for_its_formats(self):
+        found = {choice.weights for choice in tried(DENSE, "m3-ultra", "llamacpp")}
+        assert found == {None, "q8_0"}
+        assert "q8_0" not in {choice.weights for choice in tried(DENSE, "h100-sxm", "vllm")}

@@ -16,8 +16,8 @@ MOST_STAGES = 16
 NARROWER = 0.95  # bytes per element against the checkpoint's, from which a format counts as narrower
 # Formats tried when the user names none: the checkpoint's own, and these where the engine runs them on the device. What
 # the device does not compute in is worth it only where nothing is lost but time.
-NARROWER_WEIGHTS = ("fp8", "nvfp4")
-WEIGHT_ONLY = ("fp8",)
+NARROWER_WEIGHTS = ("fp8", "nvfp4", "q8_0")
+WEIGHT_ONLY = ("fp8", "q8_0")
 LAST_RESORT_WEIGHTS = ("int4", "q4_k_m")  # where nothing wider fits
 NARROWER_CACHES = ("fp8",)
 
