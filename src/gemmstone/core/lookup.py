@@ -38,7 +38,7 @@ def nearest(name: str, known: Iterable[str], limit: int = 3) -> list[str]:
     whole = [entry for entry in known if words <= set(fold(entry).split("-"))]
     whole.sort(key=lambda entry: not fold(entry).startswith(fold(name)))
     close = difflib.get_close_matches(asked, known, n=4 * limit, cutoff=0.5)
-    close.sort(key=lambda entry: -len(commonprefix([asked, entry.lower()])))
+    close.sort(key=lambda entry: -len(commonprefix([asked, entry.lower()])))  # noqa: RUF071  (characters, not folders)
     return list(dict.fromkeys([*whole, *close]))[:limit]
 
 
