@@ -138,6 +138,7 @@ class TestFormats:
             ("h100-sxm", "llamacpp", {"weights": "fp8"}, "does not run weights in fp8 on h100-sxm: it takes .*q4_k_m"),
             ("h100-sxm", "vllm", {"kv_cache": "nvfp4"}, "a KV cache in nvfp4 on h100-sxm: it takes bf16, fp16, fp8$"),
             ("mi300x", "trtllm", {}, "TensorRT LLM does not run on mi300x"),
+            ("tpu-v5e", "llamacpp", {}, "llama.cpp does not run on tpu-v5e"),
         ],
     )
     def test_what_nobody_runs_is_refused_with_what_is_run(self, device, engine, choice, expected):

@@ -78,8 +78,8 @@ class Engine:
     slices, or whole "layer"s one device after the other. memory_fraction is what weights, cache and
     workspace (memory_fraction_of "total") or the cache alone (of what is "free" after loading) may take;
     reserve_bytes stay untouched. weights and kv_cache map a number format to the architectures it is accepted on;
-    computes_int8 names those where products of int8 weights run in int8 rather than after unpacking. uneven_heads: a
-    tensor-parallel degree need not divide the attention heads.
+    no_backend names architectures that "*" leaves out; computes_int8 those where products of int8 weights run in int8
+    rather than after unpacking. uneven_heads: a tensor-parallel degree need not divide the attention heads.
     """
 
     name: str
@@ -98,6 +98,7 @@ class Engine:
     receive_interval_steps: int
     weights: Mapping[str, tuple[str, ...]]
     kv_cache: Mapping[str, tuple[str, ...]]
+    no_backend: tuple[str, ...]
     computes_int8: tuple[str, ...]
     uneven_heads: bool
     launch: Launch
@@ -113,7 +114,8 @@ class Engine:
 
     def accepts_weights(self, number_format: str, architecture: str) -> bool:
         """Whether the engine runs weights of this format on a device of this architecture."""
-        return _accepts(self.weights, number_format, architecture)
+        left_out = _accepts({EVERY: self.no_backend}, number_format, architecture)
+        return not left_out and _accepts(self.weights, number_format, architecture)
 
     def accepts_kv_cache(self, number_format: str, architecture: str) -> bool:
         """Whether the engine keeps a KV cache of this format on a device of this architecture."""
@@ -185,6 +187,7 @@ def _engine(table: Mapping[str, Any]) -> Engine:
         receive_interval_steps=int(streaming["receive_interval_steps"]),
         weights={key: tuple(value) for key, value in table["weights"].items()},
         kv_cache={key: tuple(value) for key, value in table["kv_cache"].items()},
+        no_backend=tuple(table.get("no_backend", ())),
         computes_int8=tuple(table.get("computes_int8", ())),
         uneven_heads=bool(table.get("uneven_heads", False)),
         launch=_launch(table["launch"]),
