@@ -30,7 +30,18 @@ PLAN = [
     "--slo",
     "ttft=2s,tpot=50ms",
 ]
-POOLS = ["plan", "deepseek-v3", "--on", "32xh200-sxm", "--input", "4000", "--output", "500", "--slo", "ttft=2s,tpot=50ms"]
+POOLS = [
+    "plan",
+    "deepseek-v3",
+    "--on",
+    "32xh200-sxm",
+    "--input",
+    "4000",
+    "--output",
+    "500",
+    "--slo",
+    "ttft=2s,tpot=50ms",
+]
 PREDICT = [
     "predict",
     "llama-3.1-70b",

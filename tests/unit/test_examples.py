@@ -51,7 +51,9 @@ def test_plan_and_read(tmp_path):
     lines = output("plan_and_read.py", tmp_path).splitlines()
     ranked = [re.fullmatch(r"(\d)\. (vllm|sglang) (.+): (\d+) output tokens/s", line).groups() for line in lines[:3]]
     speeds = [int(speed) for *_, speed in ranked]
-    assert all(later <= sooner * 1.005 for sooner, later in itertools.pairwise(speeds)), "as good as equal ones may swap"
+    assert all(later <= sooner * 1.005 for sooner, later in itertools.pairwise(speeds)), (
+        "as good as equal ones may swap"
+    )
     changes = dict(re.findall(r"\+10% (\w+): ([+-][\d.]+)% output tokens/s", "\n".join(lines)))
     assert set(changes) == {"compute", "memory_bandwidth", "memory_capacity", "link_bandwidth", "host_speed"}
     assert all(-0.5 < float(change) <= 10.1 for change in changes.values())

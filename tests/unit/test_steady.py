@@ -111,7 +111,9 @@ def test_prefix_hits_are_not_computed_and_the_last_token_always_is() -> None:
 
 
 def test_spread_lengths_are_uniform_below_the_nominal_ones() -> None:
-    assert lengths(Workload(input_tokens=100, output_tokens=10, length_spread=0.2), 0.0)[:3] == pytest.approx((90, 0, 9))
+    assert lengths(Workload(input_tokens=100, output_tokens=10, length_spread=0.2), 0.0)[:3] == pytest.approx(
+        (90, 0, 9)
+    )
 
 
 def test_what_the_engine_adds_to_the_first_token() -> None:

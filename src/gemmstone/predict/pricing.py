@@ -209,9 +209,7 @@ class Pricing:
         found = self._candidates.get(key)
         if found is None:
             launch = 1.0 if op.kind in COLLECTIVES else self.engine_fit.launch_factor * self.scale.launch
-            found = candidates(
-                self.lender, op.kind, op.variant, self.engine, launch, self.engine_fit.quantize_factor
-            )
+            found = candidates(self.lender, op.kind, op.variant, self.engine, launch, self.engine_fit.quantize_factor)
             self._candidates[key] = found
         return found
 
