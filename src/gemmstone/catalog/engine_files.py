@@ -79,7 +79,8 @@ class Engine:
     workspace (memory_fraction_of "total") or the cache alone (of what is "free" after loading) may take;
     reserve_bytes stay untouched. weights and kv_cache map a number format to the architectures it is accepted on;
     no_backend names architectures that "*" leaves out; computes_int8 those where products of int8 weights run in int8
-    rather than after unpacking. uneven_heads: a tensor-parallel degree need not divide the attention heads.
+    rather than after unpacking. launch_s is the host's time for one operation where no CUDA graph replays it, 0 where it is
+    not known. uneven_heads: a tensor-parallel degree need not divide the attention heads.
     """
 
     name: str
@@ -89,6 +90,7 @@ class Engine:
     scheduler: str
     splits: str
     cuda_graphs: bool
+    launch_s: float
     max_num_batched_tokens: int
     budgets: tuple[Budget, ...]
     memory_fraction: float
@@ -166,10 +168,11 @@ def _read(name: str) -> Engine:
 def _engine(table: Mapping[str, Any]) -> Engine:
     sources = dict(table["sources"])
     sections = {name: table[name] for name in ("scheduler", "batch", "memory", "streaming")}
+    sections |= {"host": table["host"]} if "host" in table else {}
     for name, section in sections.items():
         if section["source"] not in sources:
             raise ValueError(f"[{name}] names the source {section['source']!r}, which [sources] does not explain")
-    scheduler, batch, memory, streaming = sections.values()
+    scheduler, batch, memory, streaming = (sections[name] for name in ("scheduler", "batch", "memory", "streaming"))
     return Engine(
         name=table["name"],
         title=table["title"],
@@ -178,6 +181,7 @@ def _engine(table: Mapping[str, Any]) -> Engine:
         scheduler=_one_of(scheduler["kind"], SCHEDULERS),
         splits=_one_of(table["splits"], SPLITS),
         cuda_graphs=bool(table["cuda_graphs"]),
+        launch_s=units.parse(sections["host"]["launch"], "s") if "host" in sections else 0.0,
         max_num_batched_tokens=int(batch["max_num_batched_tokens"]),
         budgets=tuple(_budget(row) for row in batch["by_memory"]),
         memory_fraction=float(memory["fraction"]),

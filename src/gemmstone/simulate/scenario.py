@@ -210,7 +210,10 @@ def load_cluster(hardware: Hardware) -> Cluster:
 @lru_cache(maxsize=256)
 def pricing(hardware: Hardware, style: Style) -> Pricing:
     """The prices of operations on some hardware in some style; systems that differ in nothing else share them."""
-    engine = engine_files.find(style.engine).name
-    limit = style.fidelity == "limit"  # no engine's habits belong to the physical bound
-    fitted = EngineFit() if limit else calibration_files.engine_fit(engine, style.era)
-    return Pricing(cluster=load_cluster(hardware), engine=engine, fidelity=style.fidelity, engine_fit=fitted)
+    engine = engine_files.find(style.engine)
+    if style.fidelity == "limit":  # no engine's habits belong to the physical bound
+        fitted = EngineFit()
+    else:
+        fitted = calibration_files.engine_fit(engine.name, style.era)
+        fitted = replace(fitted, launch_s=fitted.launch_s or engine.launch_s)
+    return Pricing(cluster=load_cluster(hardware), engine=engine.name, fidelity=style.fidelity, engine_fit=fitted)
