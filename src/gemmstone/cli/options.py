@@ -32,7 +32,8 @@ KV_LINK = Annotated[
 SPEC_TOKENS = Annotated[int | None, typer.Option(min=1, help="Speculative decoding: tokens drafted a step.")]
 SPEC_ACCEPT = Annotated[float | None, typer.Option(help="Share of drafted tokens that is accepted.")]
 DRAFT = Annotated[
-    str | None, typer.Option(help="Model that drafts, or ngram; without one the model's own heads, or one layer as EAGLE has.")
+    str | None,
+    typer.Option(help="Model that drafts, or ngram; without one the model's own heads, or one layer as EAGLE has."),
 ]
 CPU_OFFLOAD = Annotated[
     str | None, typer.Option(metavar="SIZE", help="Weights a device keeps in the host's memory, as 20GB.")
