@@ -94,6 +94,15 @@ class TestPools:
         )
         assert (both, alone, pools) == ({True, False}, {False}, {True})
 
+    def test_unasked_they_are_tried_on_many_devices_or_where_nothing_else_will_do(self) -> None:
+        def kinds(**changes: object) -> set[bool]:
+            found = search(replaced(self.QUESTION, **changes), ECONOMICS)
+            return {candidate.answer.pools is not None for candidate in found.priced}
+
+        assert kinds() == {False}
+        assert kinds(hardware=("16xh100-sxm",)) == {True, False}
+        assert kinds(rate=1e4) == {True, False}
+
     def test_pools_use_every_device_and_meet_the_targets(self) -> None:
         for candidate in search(replaced(self.QUESTION, serving="disaggregated"), ECONOMICS).ranked:
             assert candidate.answer.pools is not None

@@ -161,7 +161,7 @@ def test_every_axis_of_a_quantity_has_a_title(feasible: dict[str, Any]) -> None:
 
 
 def test_points_that_miss_a_target_are_drawn_hollow() -> None:
-    document = plan(slo={"tpot": 0.02}, hardware=("h100-sxm", "2xa100-sxm-80gb"))
+    document = plan(slo={"tpot": 0.02}, hardware=("h100-sxm", "2xa100-sxm-80gb"), serving="both")
     traces = [t for t in Seen(page(document)).figures["pareto"]["data"] if t["mode"] == "markers"]
     assert {y for t in traces if t["marker"]["symbol"].endswith("-open") for y in t["x"]} == {
         p["output_tokens_per_s_per_user"] for p in front(document) if p["tpot_s"] > 0.02

@@ -41,7 +41,12 @@ def command(
             show_default="throughput; cost with a budget and a rate",
         ),
     ] = None,
-    serving: Annotated[str, typer.Option(help="both, aggregated or disaggregated.")] = "both",
+    serving: Annotated[
+        str,
+        typer.Option(
+            help="aggregated, disaggregated (prefill and decode pools), both, or auto: pools from 16 devices on."
+        ),
+    ] = "auto",
     technique: opt.TECHNIQUE = None,
     spec_tokens: opt.SPEC_TOKENS = None,
     spec_accept: opt.SPEC_ACCEPT = None,

@@ -53,6 +53,8 @@ def document(
         "budget_usd_per_hour": budget_usd_per_hour,
         "objective": question.objective,
         "fidelity": question.fidelity,
+        "serving": question.serving,
+        "pools_tried": any(candidate.answer.pools is not None for candidate in found.priced),
         "searched": found.searched,
         "feasible": len(found.ranked),
         "best": _entry(best, economics) if best else None,

@@ -47,7 +47,9 @@ class Question:
     weights: tuple[str, ...] = ()
     kv_caches: tuple[str, ...] = ()
     token_budgets: tuple[int, ...] = ()  # of a step, each tried; empty: the engine's default
-    serving: str = "both"  # aggregated | disaggregated | both
+    serving: str = (
+        "auto"  # aggregated | disaggregated | both | auto: pools on many devices, or where nothing else will do
+    )
     techniques: tuple[object, ...] = ()  # settings that are tried, each beside going without
     gpu_memory_utilization: float | None = None
     prefix_hit_frac: float = 0.0
@@ -56,7 +58,7 @@ class Question:
     fidelity: str = "calibrated"
 
 
-SERVING = ("both", "aggregated", "disaggregated")
+SERVING = ("auto", "both", "aggregated", "disaggregated")
 MIXED = "+"  # between two hardware choices that serve together
 
 

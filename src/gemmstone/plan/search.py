@@ -27,6 +27,8 @@ MOST_CANDIDATES = 20_000
 MOST_REFINEMENTS = 6
 TIE = 0.005  # relative difference of the objective below which the simpler deployment wins
 SLACK = 0.01  # by which an objective between two loads may exceed what it is at the better one
+# Devices from which pools are tried unasked. They take a router and a process a worker: who has a node or less had rather one server.
+POOLS_FROM = 16
 NOT_KNOWN = "not known of the device"
 AT_ANY_LOAD = " over its target at any load"
 
@@ -47,6 +49,13 @@ def search(question: Question, economics: Callable[[Device], Economics]) -> Foun
     check(question)
     if not question.hardware:
         raise BadRequest("name at least one hardware choice")
+    found = _searched(question, economics)
+    if question.serving == "auto" and not found.ranked:
+        return _searched(replace(question, serving="both"), economics)
+    return found
+
+
+def _searched(question: Question, economics: Callable[[Device], Economics]) -> Found:
     priced, refused, searched = _explored(question, economics)
     unknown = next((refusal.example for refusal in refused if refusal.reason == NOT_KNOWN), None)
     if not priced and unknown:
@@ -111,6 +120,8 @@ def _pairs(question: Question, economics: Callable[[Device], Economics]) -> Iter
             parts = [_setting(question, part, name, economics) for part in spec.split(MIXED)]
             if len(parts) > 2:
                 raise BadRequest(f"{spec[:80]!r} joins {len(parts)} hardware choices: two at most serve together")
+            if question.serving == "auto" and len(parts) == 1 and parts[0].cluster.num_devices < POOLS_FROM:
+                continue
             yield parts[0], parts[-1]
             if len(parts) > 1:
                 yield parts[1], parts[0]

@@ -123,7 +123,9 @@ def print_plan(document: Mapping[str, Any], page: str | None) -> None:
     slo = ", ".join(f"{name.removesuffix('_s')} <= {units.show(bound, 's')}" for name, bound in document["slo"].items())
     console.print(Text(f"{document['model']}, {_workload(document['workload'])}", style="bold"))
     console.print(f"targets: {slo or 'none'}; objective: {document['objective']}")
-    console.print(f"{document['searched']} deployments searched, {document['feasible']} meet the targets")
+    console.print(
+        f"{document['searched']} deployments searched, {document['feasible']} meet the targets{_untried(document)}"
+    )
     if document["best"] is None:
         console.print(Text(document["fallback"]["message"], style="bold red"))
         if document["fallback"]["candidate"]:
@@ -144,6 +146,12 @@ def print_plan(document: Mapping[str, Any], page: str | None) -> None:
         print(document["launch"])
     if page:
         console.print(f"report written to {printable(page)}")
+
+
+def _untried(document: Mapping[str, Any]) -> str:
+    """How to widen the search, where prefill and decode pools were left out of it unasked."""
+    left_out = document["serving"] == "auto" and not document["pools_tried"]
+    return " (--serving both adds prefill and decode pools)" if left_out else ""
 
 
 def _print_candidates(console: Console, entries: Sequence[Mapping[str, Any]]) -> None:
