@@ -80,7 +80,8 @@ class Engine:
     reserve_bytes stay untouched. weights and kv_cache map a number format to the architectures it is accepted on;
     no_backend names architectures that "*" leaves out; computes_int8 those where products of int8 weights run in int8
     rather than after unpacking. launch_s is the host's time for one operation where no CUDA graph replays it, 0 where it is
-    not known. uneven_heads: a tensor-parallel degree need not divide the attention heads.
+    not known. narrow_recipes is the format that the engine's own recipes for 8 bits and less take for the cache, and for
+    attention beside experts in 4 bits; empty where they leave both in the model's. uneven_heads: a tensor-parallel degree need not divide the attention heads.
     """
 
     name: str
@@ -103,6 +104,7 @@ class Engine:
     no_backend: tuple[str, ...]
     computes_int8: tuple[str, ...]
     uneven_heads: bool
+    narrow_recipes: str
     launch: Launch
     container: Container
     sources: Mapping[str, str]
@@ -194,6 +196,7 @@ def _engine(table: Mapping[str, Any]) -> Engine:
         no_backend=tuple(table.get("no_backend", ())),
         computes_int8=tuple(table.get("computes_int8", ())),
         uneven_heads=bool(table.get("uneven_heads", False)),
+        narrow_recipes=str(table.get("narrow_recipes", "")),
         launch=_launch(table["launch"]),
         container=_container(table.get("container", {"images": {}}), sources),
         sources=sources,

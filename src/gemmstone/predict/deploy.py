@@ -103,7 +103,8 @@ def resolve(model: Model, cluster: Cluster, engine: Engine, choice: Choice) -> D
     )
     problem = impossible(model, cluster, engine, deployment)
     if problem:
-        raise BadRequest(problem)
+        hint = " with --tp, and --dp or --pp for the other devices"
+        raise BadRequest(problem + (hint if choice.tensor_parallel is None and "use one of" in problem else ""))
     return settled(model, cluster.device, deployment) if deployment.techniques else deployment
 
 

@@ -29,7 +29,7 @@ def number_formats(
     """The format fields of a Deployment; None leaves a format open. Raises BadRequest for what nobody runs there.
 
     Checkpoints in 4 bits quantise the feed-forward matrices of a mixture of experts and leave attention in the model's
-    format, or in fp8 on TensorRT-LLM; of a dense model, and in GGUF files, they quantise all linear layers. Without bf16 (Volta, Turing)
+    format, or in that of the engine's own recipes; of a dense model, and in GGUF files, they quantise all linear layers. Without bf16 (Volta, Turing)
     models run in fp16, without fp16 in bf16.
     """
     model_dtype = _sixteen_bits("bf16" if model.dtype in ("fp32", "tf32") else model.dtype, device)
@@ -38,7 +38,8 @@ def number_formats(
         products = _asked_products(activations, stored, device)
     attention_weights, attention_activations = stored, products
     if model.is_moe and dtypes.size(stored) < NARROW and stored not in dtypes.GGUF:
-        attention_weights = "fp8" if engine.name == "trtllm" and "fp8" in device.peak_flop_per_s else model_dtype
+        narrow = engine.narrow_recipes
+        attention_weights = narrow if narrow in device.peak_flop_per_s else model_dtype
         attention_activations = _products(attention_weights, None, device, engine, model_dtype)
     cache = _cache(kv_cache, stored, device, engine, model_dtype)
     problem = not_run(engine, device, stored, cache)
@@ -152,14 +153,15 @@ def _asked_products(asked: str, weights: str, device: Device) -> str:
 
 
 def _cache(asked: str | None, weights: str, device: Device, engine: Engine, wide: str) -> str:
-    """The format of the KV cache: TensorRT-LLM's recipes for 8 bits and less come with an fp8 cache."""
+    """The format of the KV cache: an engine's recipes for 8 bits and less may come with a narrow one."""
     if asked:
         if dtypes.widths(asked):
             raise BadRequest(f"{asked.strip()[:80]!r} names weights and activations: a KV cache has one format, as fp8")
         return _sixteen_bits(dtypes.resolve(asked), device)
     eight_bits_or_less = dtypes.size(weights) <= dtypes.size("fp8-block")
-    if engine.name == "trtllm" and eight_bits_or_less and engine.accepts_kv_cache("fp8", device.architecture):
-        return "fp8"
+    narrow = engine.narrow_recipes
+    if narrow and eight_bits_or_less and engine.accepts_kv_cache(narrow, device.architecture):
+        return narrow
     return wide
 
 
