@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 
 import pytest
@@ -67,7 +68,17 @@ def test_without_names_every_device_of_a_known_price_is_looked_at() -> None:
     assert all(int(count) * price(slug) <= 8.0 for count, slug in sizes)
     costs = [int(count) * price(slug) for count, slug in sizes]
     assert costs == sorted(costs)
-    assert any(line.startswith("b200-sxm") or line.startswith("gh200") for line in out) or len(costs) == 6
+    named = [*question.hardware, *(line.partition(":")[0] for line in out)]
+    seen = {re.sub(r"^\d+x", "", name) for name in named}
+    assert {"h100-sxm", "l4", "a10g", "b200-sxm", "mi300x"} <= seen
+    assert all(device_files.find(slug).price is not None for slug in seen)
+
+
+def test_why_a_device_is_left_out_is_the_budget_where_it_is() -> None:
+    with pytest.raises(BadRequest, match="b200-sxm: over the budget"):
+        sized(asked(hardware=("b200-sxm",)), ECONOMICS, 1.0)
+    with pytest.raises(BadRequest, match=r"does not hold llama-3\.1-405b within the budget"):
+        sized(asked(model="llama-3.1-405b"), ECONOMICS, 10.0)
 
 
 def test_numbers_that_are_given_stay_and_what_costs_too_much_is_out() -> None:

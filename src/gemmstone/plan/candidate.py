@@ -18,6 +18,11 @@ from gemmstone.simulate.pools import Pools
 from gemmstone.simulate.scenario import Hardware, Style
 from gemmstone.simulate.system import System
 
+# Why deployments are out, where several searches say so.
+DOES_NOT_FIT = "does not fit"
+NOT_KNOWN = "not known of the device"
+AT_ANY_LOAD = " over its target at any load"  # behind the name of a target
+
 
 class Candidate(NamedTuple):
     """A deployment at the load that serves the objective best: index `point` of its answer."""

@@ -8,7 +8,6 @@ then searched like any other hardware choice.
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from typing import NamedTuple
@@ -19,13 +18,13 @@ from gemmstone.core.hardware import Device
 from gemmstone.plan.question import MIXED, Question
 from gemmstone.plan.search import Found, search
 from gemmstone.predict.economics import Economics
-from gemmstone.simulate.scenario import Hardware, load_cluster, load_model
+from gemmstone.simulate.scenario import COUNTED, Hardware, load_cluster, load_model
 
 MOST_DEVICES = 1024
 UNITS = (1, 2, 4, 8, 16)
 UNITS_TRIED = 2  # sizes looked at beyond the smallest that holds the model: larger ones serve more a device at times
 SHORT_LIST = 6  # hardware choices that are searched in full
-_NUMBERED = re.compile(r"\s*\d+\s*[xX×*]")
+OVER_THE_BUDGET = "over the budget"
 SERVERS = ("gpu", "accelerator")  # kinds of device that are looked at when none is named
 
 
@@ -49,7 +48,7 @@ def sized(
     if question.rate is None and budget_usd_per_hour is None:
         return question, []
     names = question.hardware or tuple(_priced_devices(question, economics))
-    kept, out = [spec for spec in names if _NUMBERED.match(spec) or MIXED in spec], []
+    kept, out = [spec for spec in names if COUNTED.match(spec) or MIXED in spec], []
     open_ended = [spec for spec in names if spec not in kept]
     found = []
     for spec in open_ended:
@@ -59,7 +58,9 @@ def sized(
         else:
             found.append(best)
     order = _cheapest if question.rate is not None else _fastest
-    shown = [entry.hardware for entry in sorted(found, key=order)[:SHORT_LIST]]
+    found.sort(key=order)
+    shown = [entry.hardware for entry in found[:SHORT_LIST]]
+    out += [f"{entry.hardware}: {SHORT_LIST} others do better" for entry in found[SHORT_LIST:]]
     if not kept and not shown:
         raise BadRequest(f"no number of devices serves this: {'; '.join(out[:4])}")
     return replace(question, hardware=(*kept, *shown)), out
@@ -81,7 +82,7 @@ def within(found: Found, economics: Callable[[Device], Economics], budget_usd_pe
             example = example or f"{candidate.hardware} costs {'?' if costs is None else f'{costs:.2f}'} USD/h"
     if not dear:
         return found
-    rejected = {**found.rejected, "over the budget": (dear, example)}
+    rejected = {**found.rejected, OVER_THE_BUDGET: (dear, example)}
     nearest = found.nearest if fitting else (found.ranked[0] if found.ranked else found.nearest)
     return replace(found, ranked=tuple(fitting), nearest=None if fitting else nearest, rejected=rejected)
 
@@ -116,7 +117,10 @@ def _best_number(
     reason = f"does not hold {load_model(question.model).name}"
     fitting = 0
     for unit in UNITS:
-        if fitting > UNITS_TRIED or (budget is not None and price and unit * price > budget):
+        if budget is not None and price and unit * price > budget:
+            reason = OVER_THE_BUDGET if unit == UNITS[0] else f"{reason} within the budget"
+            break
+        if fitting > UNITS_TRIED:
             break
         asked = replace(question, hardware=(f"{unit}x{spec}",), rate=None, serving="aggregated", top=1)
         try:
@@ -130,7 +134,7 @@ def _best_number(
         served = found.ranked[0].value("requests_per_s")
         units = _units(question.rate, served, budget, price, unit)
         if units is None or units * unit > MOST_DEVICES:
-            reason = "over the budget" if units is None else f"more than {MOST_DEVICES} devices"
+            reason = OVER_THE_BUDGET if units is None else f"more than {MOST_DEVICES} devices"
             continue
         costs = None if price is None else units * unit * price
         entry = Sized(f"{units * unit}x{spec}", costs, units * served)

@@ -17,7 +17,7 @@ from gemmstone.core.deployment import Array
 from gemmstone.core.errors import BadRequest, NoAnswer
 from gemmstone.core.hardware import Cluster, Device
 from gemmstone.graph import techniques
-from gemmstone.plan.candidate import Candidate, Refusal, Setting, degrees
+from gemmstone.plan.candidate import AT_ANY_LOAD, DOES_NOT_FIT, NOT_KNOWN, Candidate, Refusal, Setting, degrees
 from gemmstone.plan.layouts import alternatives
 from gemmstone.plan.question import TARGETS, Question
 from gemmstone.predict.deploy import resolve
@@ -32,7 +32,6 @@ from gemmstone.simulate.system import System, assemble
 MOST_SHARES = 64  # of the devices between two kinds of workers, the ones with the highest rates
 KEPT = 6  # pairs a format that are priced over all loads
 LOAD_POINTS = 24
-TOO_SLOW = "ttft over its target at any load"
 BEHIND = "behind other pools"
 HEADROOM = 0.9  # of its capacity that a pool of prompts is given when rates are matched: beyond, they queue
 MOST_WORKER_DEVICES = 64
@@ -82,7 +81,7 @@ def pool_candidates(
     )
     if question.objective == "latency":
         within.sort(key=lambda match: match.latency_s)
-    refused = [Refusal(TOO_SLOW, _name(match, prefill)) for match in slow]
+    refused = [Refusal(f"ttft{AT_ANY_LOAD}", _name(match, prefill)) for match in slow]
     refused += [Refusal(BEHIND, _name(match, prefill)) for match in within[KEPT:]]
     found = []
     for match in within[:KEPT]:
@@ -116,7 +115,9 @@ def _systems(question: Question, setting: Setting, cluster: Cluster) -> Iterator
     prices = pricing(setting.hardware, setting.style)
     model, engine = setting.model, setting.engine
     for choice in alternatives(question, model, cluster, engine, question.weights):
-        if choice.data_parallel != 1 or choice.pipeline_parallel != 1:
+        if (
+            choice.data_parallel != 1 or choice.pipeline_parallel != 1
+        ):  # stages lengthen the prompt that a pool is there to shorten
             continue
         try:
             run = resolve(model, cluster, engine, choice)
@@ -214,7 +215,7 @@ def _priced(
     try:
         link = transfer_link("", one, other, replace(prefill.cluster, num_devices=whole))
     except BadRequest as error:
-        return Refusal("not known of the device", str(error))
+        return Refusal(NOT_KNOWN, str(error))
     pools = Pools(
         prefill=match.prefill.made,
         prefill_workers=match.prefill_workers,
@@ -224,7 +225,7 @@ def _priced(
     )
     prompts, steps = match.prefill.prefill, match.decode.decode
     if prompts is None or steps is None:
-        return Refusal("does not fit", _name(match, prefill))
+        return Refusal(DOES_NOT_FIT, _name(match, prefill))
     known = (prompts, steps)
     size = lengths(question.workload, question.prefix_hit_frac)
     tried = _loads(pools, size, known)

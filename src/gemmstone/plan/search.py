@@ -12,7 +12,7 @@ from gemmstone.core.deployment import Array, Deployment
 from gemmstone.core.errors import BadRequest, NoAnswer
 from gemmstone.core.hardware import Device
 from gemmstone.plan import loads
-from gemmstone.plan.candidate import Candidate, Refusal, Setting, layout
+from gemmstone.plan.candidate import AT_ANY_LOAD, DOES_NOT_FIT, NOT_KNOWN, Candidate, Refusal, Setting, layout
 from gemmstone.plan.layouts import alternatives, last_resort
 from gemmstone.plan.pool_search import pool_candidates
 from gemmstone.plan.question import MIXED, OBJECTIVES, REMEDIES, TARGETS, UNKNOWN, Question, check
@@ -29,8 +29,6 @@ TIE = 0.005  # relative difference of the objective below which the simpler depl
 SLACK = 0.01  # by which an objective between two loads may exceed what it is at the better one
 # Devices from which pools are tried unasked. They take a router and a process a worker: who has a node or less had rather one server.
 POOLS_FROM = 16
-NOT_KNOWN = "not known of the device"
-AT_ANY_LOAD = " over its target at any load"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -177,10 +175,10 @@ def _price(question: Question, setting: Setting, deployment: Deployment) -> Cand
     try:
         made = assemble(setting.model, setting.cluster, setting.engine, deployment, pricing=prices)
     except NoAnswer as error:
-        return Refusal("does not fit", str(error))
+        return Refusal(DOES_NOT_FIT, str(error))
     tried = loads.coarse(made, question.workload)
     if not len(tried):
-        return Refusal("does not fit", f"{layout(made)}: the cache cannot hold one request")
+        return Refusal(DOES_NOT_FIT, f"{layout(made)}: the cache cannot hold one request")
     try:
         found = answer(made, replace(question.workload, mode="concurrency"), setting.economics, tried)
     except BadRequest as error:  # a link or a rate that the device's sources do not give

@@ -25,7 +25,7 @@ from gemmstone.core.deployment import Array, Step, Workload
 from gemmstone.core.estimate import Estimate
 from gemmstone.graph import techniques
 from gemmstone.simulate.pools import Pools, transfer_s
-from gemmstone.simulate.steady import Lengths, lengths
+from gemmstone.simulate.steady import Lengths
 from gemmstone.simulate.system import System
 
 GRID = 61
@@ -103,16 +103,6 @@ def sakasegawa_s(service_s: Array, servers: float, utilisation: Array) -> Array:
     grown = utilisation ** (np.sqrt(2.0 * (servers + 1.0)) - 1.0)
     waited: Array = service_s / (2.0 * servers) * grown / (1.0 - utilisation)
     return waited
-
-
-def flow(pools: Pools, workload: Workload, loads: Array) -> Flow:
-    """The whole system at each load: requests in flight, or requests/s in mode `rate`; one point when offline."""
-    size = lengths(workload, pools.prefill.deployment.prefix_hit_frac)
-    sides = (
-        prefill_side(pools.prefill, size),
-        decode_side(pools.decode, size),
-    )
-    return joined(pools, workload, size, sides, loads)
 
 
 def joined(

@@ -28,7 +28,7 @@ MAX_TOKENS = 100_000_000
 MAX_LOAD = 10_000_000.0
 MAX_IMAGES = 10_000  # of a prompt
 MAX_PIXELS = 16_384  # of a side
-_COUNT = re.compile(r"\s*(\d+)\s*[xX×*]\s*", re.ASCII)  # of devices, in front of a name
+COUNTED = re.compile(r"\s*(\d+)\s*[xX×*]\s*", re.ASCII)  # of devices, in front of a name
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -86,7 +86,7 @@ def pools(scenario: Scenario, asked: PoolsChoice) -> Pools:
     for name in ("tensor_parallel", "pipeline_parallel", "data_parallel", "expert_parallel", "attention_dp"):
         if getattr(scenario.choice, name) is not None:
             raise BadRequest(f"pools bring their own degrees: leave {name} out")
-    counted = _COUNT.match(scenario.hardware)
+    counted = COUNTED.match(scenario.hardware)
     if counted and load_cluster(Hardware(scenario.hardware, None, scenario.edits)).num_devices != whole:
         raise BadRequest(f"{asked.prefill.text()} and {asked.decode.text()} make {whole} devices, not {counted[1]}")
     workers = [_worker(scenario, pool) for pool in (asked.prefill, asked.decode)]
@@ -113,7 +113,7 @@ def _worker(scenario: Scenario, pool: PoolChoice) -> System:
         expert_parallel=pool.expert_parallel,
         max_num_seqs=scenario.choice.max_num_seqs if pool.max_num_seqs is None else pool.max_num_seqs,
     )
-    name = pool.device or _COUNT.sub("", scenario.hardware)
+    name = pool.device or COUNTED.sub("", scenario.hardware)
     return system(replace(scenario, hardware=name, num_devices=pool.worker_devices, choice=choice, pools=None))
 
 
