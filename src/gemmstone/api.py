@@ -27,7 +27,7 @@ from gemmstone.simulate.inputs import check_generates, image_size, settled
 from gemmstone.simulate.metrics import METRICS, Answer
 from gemmstone.simulate.pool_metrics import respond
 from gemmstone.simulate.pools import workers
-from gemmstone.simulate.scenario import Scenario, check_workload, limited, load_model, made
+from gemmstone.simulate.scenario import Scenario, check_fidelity, check_workload, limited, load_model, made
 
 if TYPE_CHECKING:
     from gemmstone.plan.break_even import ApiPrice
@@ -100,10 +100,10 @@ def predict(scenario: Scenario, money: Money | None = None, *, detail: bool = Fa
     found_at = made(scenario)
     money = money or Money()
     for worker in workers(found_at):
-        worker.pricing.extrapolated.clear()  # shared by predictions of equal style: only this one's counts
+        worker.pricing.forget()  # shared by predictions of equal style: only this one's counts
     found = respond(found_at, scenario.workload, money.economics)
     at_limit = found if scenario.fidelity == "limit" else respond(limited(found_at), scenario.workload, money.economics)
-    notes = [*documents.warnings(found), *documents.extrapolations(found_at)]
+    notes = [*documents.warnings(found), *documents.extrapolations(found_at), *documents.fallbacks(found_at)]
     if money.pue is not None and money.energy_scope != "facility":
         notes.append("--pue counts only with --energy-scope facility")
     return {
@@ -142,6 +142,7 @@ def predict_cases(
     source: str, target: str, money: Money | None = None, fidelity: str = "calibrated"
 ) -> tuple[int, int]:
     """Answers a CSV of cases ("-" for standard streams) into another; returns rows answered and rows read."""
+    check_fidelity(fidelity)
     money = money or Money()
     refused: dict[str, BadRequest] = {}  # a model that is nowhere to be found is looked for on the Hub once
 

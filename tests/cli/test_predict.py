@@ -357,9 +357,17 @@ class TestFidelity:
         cache = 131_072 * (2048 + 128)
         assert value(document, "tpot_s") == pytest.approx((weights + cache) / 3.35e12, rel=0.02)
 
-    @pytest.mark.parametrize("fidelity", ["learned", "measured"])
-    def test_what_is_not_built_is_refused(self, gemmstone, fidelity):
-        assert fidelity in gemmstone(*SMALL, "--fidelity", fidelity).problem
+    @pytest.mark.parametrize("fidelity", ["banana", ""])
+    def test_one_that_does_not_exist_is_refused(self, gemmstone, fidelity):
+        assert (
+            f"unknown fidelity {fidelity!r}: one of limit, calibrated"
+            in gemmstone(*SMALL, "--fidelity", fidelity).problem
+        )
+
+    def test_what_fell_back_is_named(self, gemmstone):
+        document = gemmstone(*SMALL, "--fidelity", "learned").document
+        assert document["fidelity"] == "learned"
+        assert [note for note in document["warnings"] if "elementwise" in note and note.endswith("calibrated instead")]
 
 
 @pytest.mark.parametrize(

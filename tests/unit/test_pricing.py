@@ -17,7 +17,7 @@ from gemmstone.core.work import Op
 from gemmstone.ops import attention, collective, matmul, moe
 from gemmstone.predict.deploy import Choice
 from gemmstone.predict.kernels import FORMS
-from gemmstone.predict.pricing import EXTRAPOLATION_ERROR, Pricing
+from gemmstone.predict.pricing import EXTRAPOLATION_ERROR, LADDERS, RUNGS, Pricing, Timed
 
 MEASURED = calibration_files.published()
 
@@ -169,3 +169,33 @@ def test_an_engine_near_memory_is_asked_only_where_there_is_one() -> None:
     assert plain.source != "assumed"
     assert near.error_frac > plain.error_frac
     assert float(np.max(near.time_s)) < float(np.max(plain.time_s))
+
+
+def test_a_rung_without_an_answer_leaves_the_operation_to_the_next(monkeypatch: pytest.MonkeyPatch) -> None:
+    gemm = matmul.gemm("x", m=16.0, n=4096.0, k=4096.0)
+    seen = attention.decode("x", batch=8.0, context=4096.0, heads=8.0, kv_heads=1.0, head_dim=128.0)
+    answer = Timed(KernelTime(np.array([2.0])), "learned", 0.05)
+    monkeypatch.setitem(RUNGS, "learned", lambda _, op: answer if op.kind == "gemm" else None)
+    found = pricing("h100-sxm", fidelity="learned")
+    assert (found.price(gemm).source, float(found.price(gemm).time_s[0])) == ("learned", 2.0)
+    assert found.price(seen).source == "fitted"
+    assert found.price(seen).time_s == pytest.approx(pricing("h100-sxm").price(seen).time_s)
+    assert found.fallbacks == {("attention_decode", "calibrated")}
+    found.forget()
+    assert found.fallbacks == set()
+
+
+def test_every_ladder_ends_on_a_rung_that_always_answers() -> None:
+    assert {ladder[-1] for ladder in LADDERS.values()} <= {"calibrated", "limit"}
+    assert {name for ladder in LADDERS.values() for name in ladder} == set(RUNGS)
+    assert all(ladder[0] == name for name, ladder in LADDERS.items())
+
+
+def test_unedited_prices_are_those_of_the_catalogue() -> None:
+    op = matmul.gemm("x", m=8192.0, n=8192.0, k=8192.0)
+    real = pricing("h100-sxm")
+    assert real.unedited is real
+    device = edit(device_files.find("h100-sxm"), "compute.peak.bf16=2000TFLOP/s")
+    edited = Pricing(cluster=Cluster(device=device, num_devices=8, devices_per_node=8), engine="vllm")
+    assert edited.price(op).time_s < 0.6 * real.price(op).time_s
+    assert edited.unedited.price(op).time_s == real.price(op).time_s

@@ -49,6 +49,8 @@ PRICE = Annotated[str | None, typer.Option(help="US dollars per device and hour.
 REGION = Annotated[str | None, typer.Option(help="Country or cloud region whose electricity is used.")]
 PUE = Annotated[float | None, typer.Option(help="Power usage effectiveness of the data centre.")]
 SCOPE = Annotated[str, typer.Option(help="What energy counts: device, node or facility.")]
-FIDELITY = Annotated[str, typer.Option(help="limit (datasheet bound) or calibrated.")]
+FIDELITY = Annotated[
+    str, typer.Option(help="limit (datasheet bound), calibrated (fitted physics) or learned (corrected).")
+]
 REPORT = Annotated[str | None, typer.Option(help="Write a self-contained HTML page here.")]
 JSON = Annotated[bool, typer.Option("--json", help="Print one JSON document and nothing else.")]

@@ -12,7 +12,7 @@ from gemmstone.core.deployment import Workload
 from gemmstone.core.errors import BadRequest
 from gemmstone.predict.deploy import Choice
 from gemmstone.predict.deploy import check as check_choice
-from gemmstone.simulate.scenario import MAX_LOAD
+from gemmstone.simulate.scenario import MAX_LOAD, check_fidelity
 
 # objective -> (metric, whether more is better)
 OBJECTIVES: dict[str, tuple[str, bool]] = {
@@ -77,6 +77,7 @@ def check(question: Question) -> None:
         raise BadRequest(f"the rate must be a positive number of requests/s up to {MAX_LOAD:g}, not {question.rate:g}")
     if question.serving not in SERVING:
         raise BadRequest(f"unknown serving {question.serving!r}: one of {', '.join(SERVING)}")
+    check_fidelity(question.fidelity)
     for form in (*question.weights, *question.kv_caches):
         dtypes.resolve(form)
     for budget in question.token_budgets or (None,):

@@ -1,19 +1,24 @@
 """What an operation costs on a cluster: coefficients looked up once, then any number of operations and operating points.
 
-Fidelity `limit` divides work by datasheet peaks. `calibrated` uses the kernel forms with fitted coefficients. A device
-without measurements borrows the coefficients of its nearest relative together with its own datasheet rates, and its
+Fidelities are a ladder. `limit` divides work by datasheet peaks; `calibrated` uses the kernel forms with fitted
+coefficients; `learned` corrects those by what the forms miss of a kernel (predict.learned). Each rung answers an operation
+or says that it has nothing for it, and the next lower one is asked: fallback is op by op, its source stands in the tree.
+
+A device without measurements borrows the coefficients of its nearest relative together with its own datasheet rates, and its
 error band widens by what such a transfer was measured to cost.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from typing import NamedTuple
 
 import numpy as np
 
+from gemmstone.catalog import device_files
 from gemmstone.core import dtypes
 from gemmstone.core.calibration import EngineFit, KernelTime, Rates, Scale
 from gemmstone.core.errors import BadRequest
@@ -34,6 +39,14 @@ NEAR_MEMORY_ERROR = 0.35  # as for a device of another vendor (predict.borrowing
 COLLECTIVES = ("all_reduce", "all_gather", "reduce_scatter", "all_to_all", "send_recv")
 
 
+class Timed(NamedTuple):
+    """A rung's answer for one operation: seconds of a call, where they come from (core.estimate.SOURCES), relative error."""
+
+    kernel: KernelTime
+    source: str
+    error_frac: float
+
+
 @dataclass(kw_only=True)
 class Pricing:
     """Prices operations for one cluster, engine and fidelity. Caches what it looked up and notes what it extrapolated."""
@@ -44,16 +57,15 @@ class Pricing:
     engine_fit: EngineFit = EngineFit()
     # (kind of operation, number of its shape) -> factor by which it went beyond the measurements
     extrapolated: dict[tuple[str, str], float] = field(default_factory=dict, init=False, repr=False)
+    # (kind of operation, rung that answered) where the asked fidelity had nothing
+    fallbacks: set[tuple[str, str]] = field(default_factory=set, init=False, repr=False)
     _candidates: dict[tuple[str, str], Candidates] = field(default_factory=dict, init=False, repr=False)
 
     def price(self, op: Op) -> Estimate:
         """Seconds and dynamic joules of all `op.count` calls, zero at operating points where there is nothing to do."""
         if op.tier != "device":
             return self._behind(op)
-        if self.fidelity == "limit":
-            timed, source, error = self._roofline(op), "analytic", 0.0
-        else:
-            timed, source, error = self._calibrated(op)
+        timed, source, error = self._time(op)
         near = self._near_memory(op)
         if near is not None:
             if self.fidelity != "limit":
@@ -81,6 +93,29 @@ class Pricing:
             error_frac=error,
             limits=limits,
         )
+
+    def forget(self) -> None:
+        """Drops the notes of earlier predictions: what was extrapolated and what fell back."""
+        self.extrapolated.clear()
+        self.fallbacks.clear()
+
+    @cached_property
+    def unedited(self) -> Pricing:
+        """The same prices on the device as the catalogue describes it, without --set edits: what was measured was that one."""
+        if not self.cluster.device.edited:
+            return self
+        cluster = replace(self.cluster, device=device_files.find(self.cluster.device.slug))
+        return Pricing(cluster=cluster, engine=self.engine, fidelity=self.fidelity, engine_fit=self.engine_fit)
+
+    def _time(self, op: Op) -> Timed:
+        """The answer of the highest rung that has one."""
+        for name in LADDERS[self.fidelity]:
+            timed = RUNGS[name](self, op)
+            if timed is not None:
+                if name != self.fidelity:
+                    self.fallbacks.add((op.kind, name))
+                return timed
+        raise BadRequest(f"nothing prices {op.kind} at fidelity {self.fidelity}")
 
     def _behind(self, op: Op) -> Estimate:
         """What the host and its drives do, or the device in the processor's stead where it has done sooner."""
@@ -168,7 +203,7 @@ class Pricing:
         memory_s = np.asarray(op.bytes, dtype=float) / near.bandwidth_bytes_per_s
         return KernelTime(np.maximum(compute_s, memory_s), compute_s, memory_s)
 
-    def _calibrated(self, op: Op) -> tuple[KernelTime, str, float]:
+    def _calibrated(self, op: Op) -> Timed:
         found = self._lookup(op)
         rates = self.scale.apply(self.rates(op))
         form = FORMS[op.kind]
@@ -178,7 +213,13 @@ class Pricing:
         if op.kind in COLLECTIVES:
             least_s = self._roofline(op).time_s  # whatever an engine's factor says
             timed = timed._replace(time_s=np.maximum(timed.time_s * self.engine_fit.communication_factor, least_s))
-        return timed, found.source, found.error_frac + EXTRAPOLATION_ERROR * self._beyond(op, found.highest)
+        return Timed(timed, found.source, found.error_frac + EXTRAPOLATION_ERROR * self._beyond(op, found.highest))
+
+    def _learned(self, op: Op) -> Timed | None:
+        return None
+
+    def _limit(self, op: Op) -> Timed:
+        return Timed(self._roofline(op), "analytic", 0.0)
 
     def _beyond(self, op: Op, highest: Mapping[str, float]) -> float:
         """Log of how far the largest number of an operation's shape lies above all that its kernels were measured with."""
@@ -212,6 +253,19 @@ class Pricing:
             found = candidates(self.lender, op.kind, op.variant, self.engine, launch, self.engine_fit.quantize_factor)
             self._candidates[key] = found
         return found
+
+
+# A rung answers an operation, or None where it has nothing for it. A fidelity asks its rungs in this order.
+RUNGS: dict[str, Callable[[Pricing, Op], Timed | None]] = {
+    "learned": Pricing._learned,
+    "calibrated": Pricing._calibrated,
+    "limit": Pricing._limit,
+}
+LADDERS: dict[str, tuple[str, ...]] = {
+    "limit": ("limit",),
+    "calibrated": ("calibrated",),
+    "learned": ("learned", "calibrated"),
+}
 
 
 def _faster(one: KernelTime, other: KernelTime) -> KernelTime:

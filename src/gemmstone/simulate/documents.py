@@ -92,6 +92,18 @@ def extrapolations(made: System | Pools) -> list[str]:
     return [f"{len(beyond)} sizes lie beyond the measured kernels, the furthest {beyond[largest]:.3g} times: {largest}"]
 
 
+def fallbacks(made: System | Pools) -> list[str]:
+    """A note for each lower fidelity that answered in place of the one asked for, with the operations it priced."""
+    found: dict[tuple[str, str], set[str]] = {}
+    for worker in workers(made):
+        for kind, rung in worker.pricing.fallbacks:
+            found.setdefault((worker.pricing.fidelity, rung), set()).add(kind)
+    return [
+        f"nothing {asked} prices {', '.join(sorted(kinds))} here: {rung} instead"
+        for (asked, rung), kinds in sorted(found.items())
+    ]
+
+
 def metrics(found: Answer, load: int = 0, bound: Answer | None = None) -> dict[str, dict[str, float]]:
     """All metrics at one load as value, low and high; no band reaches beyond the physical `bound` where that is given."""
     numbers = {name: _numbers(metric, load) for name, metric in found.metrics.items()}

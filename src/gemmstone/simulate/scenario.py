@@ -17,12 +17,11 @@ from gemmstone.core.hardware import Cluster
 from gemmstone.core.model import Model
 from gemmstone.graph.families import build_model
 from gemmstone.predict.deploy import Choice, resolve
-from gemmstone.predict.pricing import Pricing
+from gemmstone.predict.pricing import LADDERS, Pricing
 from gemmstone.simulate.pools import PoolChoice, Pools, PoolsChoice, same_formats, transfer_link
 from gemmstone.simulate.system import System, assemble
 
 MODES = ("concurrency", "rate", "batch", "offline")
-FIDELITIES = ("limit", "calibrated")
 STRETCHED = 0.95  # memory fraction that people set by hand where an engine's default leaves no room for the weights
 MAX_TOKENS = 100_000_000
 MAX_LOAD = 10_000_000.0
@@ -117,10 +116,15 @@ def _worker(scenario: Scenario, pool: PoolChoice) -> System:
     return system(replace(scenario, hardware=name, num_devices=pool.worker_devices, choice=choice, pools=None))
 
 
+def check_fidelity(name: str) -> None:
+    """Raises BadRequest for a fidelity that no ladder of predict.pricing has."""
+    if name not in LADDERS:
+        raise BadRequest(f"unknown fidelity {name!r}: one of {', '.join(LADDERS)}")
+
+
 def system(scenario: Scenario) -> System:
     """The system a scenario describes; equal descriptions share one."""
-    if scenario.fidelity not in FIDELITIES:
-        raise BadRequest(f"unknown fidelity {scenario.fidelity!r}: one of {', '.join(FIDELITIES)}")
+    check_fidelity(scenario.fidelity)
     hardware = Hardware(scenario.hardware, scenario.num_devices, scenario.edits)
     style = Style(scenario.engine, era(scenario), scenario.fidelity)
     return _system(scenario.model, hardware, style, scenario.choice)
