@@ -12,6 +12,7 @@ HOST_TIER = {
     "storage.bandwidth": "storage_bandwidth_bytes_per_s",
     "storage.write_bandwidth": "storage_write_bandwidth_bytes_per_s",
     "power.system": "power_w",
+    "host.processor_power": "processor_w",
 }
 TEXT = "text"  # the dimension of what is no quantity
 FIELDS: dict[str, str] = {
@@ -30,6 +31,7 @@ FIELDS: dict[str, str] = {
     "host.bandwidth": "bytes_per_s",
     **{f"host.peak.{name}": "flop_per_s" for name in FORMATS},
     "host.processor": TEXT,
+    "host.processor_power": "w",
     "host.network": TEXT,
     "storage.capacity": "bytes",
     "storage.bandwidth": "bytes_per_s",

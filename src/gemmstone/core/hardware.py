@@ -42,6 +42,7 @@ class HostTier:
     storage_bandwidth_bytes_per_s: float | None = None
     storage_write_bandwidth_bytes_per_s: float | None = None
     power_w: float | None = None  # the most that the whole machine draws, devices included, a device
+    processor_w: float | None = None  # TDP of the host's processors
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,0 +1,57 @@
+"""What a server draws beside its devices: coefficients fitted on wall meters by gemmstone.calibrate.node (node_power.json)."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+FILE = Path(__file__).with_name("node_power.json")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Terms:
+    """Watts at the wall per watt: of the devices, of the TDP of devices on a baseboard, and of what the host is known by.
+
+    `host` is per watt of the processors' TDP, or of the TDP of devices without a baseboard where they are not known.
+    `error_frac` is the largest error on a system left out of the fit.
+    """
+
+    device: float
+    board: float
+    host: float
+    error_frac: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class NodePower:
+    """Coefficients for servers of known and unknown processors; what supplies deliver; processors by load; training."""
+
+    known: Terms
+    unknown: Terms
+    supply_efficiency: float
+    processor_idle: float
+    processor_span: float
+    processor_bend: float
+    training_of_tdp: float
+
+
+@cache
+def load() -> NodePower:
+    """The shipped coefficients."""
+    found = json.loads(FILE.read_text(encoding="utf-8"))
+    known, unknown, curve = found["known_host"], found["unknown_host"], found["processors"]
+    return NodePower(
+        known=Terms(
+            device=known["device"], board=known["board"], host=known["processors"], error_frac=known["holdout_max"]
+        ),
+        unknown=Terms(
+            device=unknown["device"], board=unknown["board"], host=unknown["plain"], error_frac=unknown["holdout_max"]
+        ),
+        supply_efficiency=found["supply_efficiency"]["median"],
+        processor_idle=curve["idle"],
+        processor_span=curve["span"],
+        processor_bend=curve["bend"],
+        training_of_tdp=found["training"]["device_of_tdp"],
+    )
