@@ -18,7 +18,6 @@ from gemmstone.api import Money
 from gemmstone.calibrate import engines
 from gemmstone.calibrate.engines import BOUNDS
 from gemmstone.calibrate.measured_cases import Case, metrics_of, read_cases
-from gemmstone.core.calibration import EngineFit
 from gemmstone.core.errors import GemmstoneError
 from gemmstone.simulate import rows, scenario
 from gemmstone.simulate.pool_metrics import respond
@@ -124,16 +123,13 @@ def held_out(cases: Sequence[Case], names: Sequence[str], prior: Mapping[str, fl
             seen = [case for case in own if case.group not in unseen]
             if not seen or not unseen:
                 continue
-            fit = engines.fit_engine(seen, names, EngineFit(), prior)
-            kept = [case for case in seen if engines.plausible(case, fit)]
-            fit = engines.fit_engine(kept, names, fit, prior)
-            predict = partial(_predicted, fit=fit)
-            found += ratios([case for case in own if case.group in unseen], predict)
+            fit = engines.fitted(seen, names, prior)
+            found += ratios([case for case in own if case.group in unseen], partial(_predicted, fit=fit))
     return found
 
 
-def _predicted(case: Case, fit: EngineFit) -> dict[str, float]:
-    return case.predicted(fit)
+def _predicted(case: Case, fit: engines.Fitted) -> dict[str, float]:
+    return case.predicted(fit.of(case))
 
 
 def main(arguments: Sequence[str]) -> int:

@@ -22,6 +22,7 @@ TRUTH = EngineFit(
     per_sequence_s=1.2e-5,
     per_prefill_token_s=8e-7,
     request_s=0.06,
+    prompt_token_s=9e-6,
     neighbour_s=3e-4,
     first_token_steps=5.0,
     launch_factor=1.1,
@@ -118,6 +119,24 @@ def test_an_older_generation_that_is_another_program_is_fitted_apart(cases: list
     assert list(found) == ["0.14"]
     assert len(found["0.14"]) == 2 * len(old) >= engines.APART_ROWS
     assert not engines._apart([*old[:6], *young], TRUTH), "too few rows of too few groups"
+
+
+def test_a_generation_has_its_habits_and_shares_its_kernels(cases: list[Case]) -> None:
+    def released(case: Case, version: str) -> Case:
+        run = replace(case.system.deployment, engine_version=version)
+        steps = 12.0 if version.startswith("1.0") else 3.0
+        measured = case.predicted(replace(TRUTH, first_token_steps=steps))
+        return replace(case, system=replace(case.system, deployment=run), measured=measured)
+
+    rows = [released(case, version) for version in ("1.0.0rc3", "1.2") for case in cases]
+    few = [released(case, "2.0") for case in cases[: engines.HABIT_ROWS - 1]]
+    found = engines.fitted([*rows, *few], tuple(engines.BOUNDS), dict.fromkeys(engines.BOUNDS, 100.0))
+    assert set(found.generations) == {"1.0", "1.2"}, "too few rows tell no habits"
+    for version, steps in (("1.0", 12.0), ("1.2", 3.0)):  # both are drawn towards what all rows say
+        assert found.generations[version].first_token_steps == pytest.approx(steps, rel=0.25)
+    assert found.of(few[0]) == found.engine
+    for fit in found.generations.values():
+        assert (fit.step_s, fit.launch_factor) == (found.engine.step_s, found.engine.launch_factor)
 
 
 def test_a_version_means_its_generation_where_that_is_known(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -17,7 +17,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import fields, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -39,6 +39,7 @@ BOUNDS: dict[str, tuple[float, float, float]] = {
     "per_sequence_s": (7.5e-6, 1e-8, 2e-3),
     "per_prefill_token_s": (5e-7, 1e-9, 1e-4),
     "request_s": (4e-2, 1e-4, 0.5),
+    "prompt_token_s": (3e-6, 1e-8, 1e-4),
     "neighbour_s": (5e-4, 1e-6, 1e-2),
     "first_token_steps": (3.0, 0.05, 100.0),
     "launch_factor": (0.95, 0.3, 4.0),
@@ -50,7 +51,12 @@ BOUNDS: dict[str, tuple[float, float, float]] = {
 # err together, so a group counts as one observation; without these priors coefficients that trade off against each other
 # run away, and errors on groups outside the fit are a third higher (14% against 11% in time per token).
 SERVING_PRIOR = {name: 0.12 if name.endswith("_factor") else 0.4 for name in BOUNDS}
-SERVING_PRIOR |= {"quantize_factor": 0.5, "attention_dp_steps": 2.0}  # habits of an engine, hardly shared
+SERVING_PRIOR |= {"quantize_factor": 0.5, "prompt_token_s": 1.0, "attention_dp_steps": 2.0}  # hardly shared
+# What releases of one engine change freely: how requests come in and when a first token is sent. A generation with so many
+# rows has its own, held near those of the engine.
+HABITS = ("request_s", "prompt_token_s", "neighbour_s", "first_token_steps", "attention_dp_steps")
+HABIT_PRIOR = dict.fromkeys(HABITS, 1.0)
+HABIT_ROWS = 20
 STATIC_PRIOR = {name: 0.3 if name.endswith("_factor") else 3.0 for name in BOUNDS}
 STATIC = ("step_s", "per_sequence_s", "per_prefill_token_s", "launch_factor", "communication_factor")
 MAX_SCALE_ROWS = 250
@@ -94,9 +100,16 @@ def _speeds(case: Case, fit: EngineFit) -> list[float]:
 
 
 def fit_engine(
-    cases: Sequence[Case], names: Sequence[str], start: EngineFit, prior: Mapping[str, float] = SERVING_PRIOR
+    cases: Sequence[Case],
+    names: Sequence[str],
+    start: EngineFit,
+    prior: Mapping[str, float] = SERVING_PRIOR,
+    around: EngineFit | None = None,
 ) -> EngineFit:
-    """The coefficients `names` of one engine, fitted on log ratios with a soft-L1 loss and a prior around BOUNDS' starts."""
+    """The coefficients `names` of one engine, fitted on log ratios with a soft-L1 loss.
+
+    The prior lies around the coefficients of `around`, or around BOUNDS' starts.
+    """
     from scipy.optimize import least_squares  # lazy: only calibration needs scipy
 
     weights = _weights(cases)
@@ -104,7 +117,7 @@ def fit_engine(
     lower = np.array([np.log(BOUNDS[name][1]) for name in names])
     upper = np.array([np.log(BOUNDS[name][2]) for name in names])
     priors = np.array([1.0 / prior[name] for name in names])
-    centre = np.array([np.log(BOUNDS[name][0]) for name in names])
+    centre = np.array([np.log(getattr(around, name, 0.0) or BOUNDS[name][0]) for name in names])
 
     def residuals(x: Array) -> Array:
         fit = _with(start, names, x)
@@ -167,6 +180,40 @@ def fit_scales(cases: Sequence[Case], fit: EngineFit) -> Scale:
     return Scale(*(float(np.exp(value)) for value in solved.x))
 
 
+class Fitted(NamedTuple):
+    """Coefficients of an engine, those of its generations with habits of their own, and the rows they were fitted on."""
+
+    engine: EngineFit
+    generations: Mapping[str, EngineFit]
+    kept: list[Case]
+
+    def of(self, case: Case) -> EngineFit:
+        """The coefficients that count for a case."""
+        return self.generations.get(generation(case), self.engine)
+
+
+def fitted(cases: Sequence[Case], names: Sequence[str], prior: Mapping[str, float] = SERVING_PRIOR) -> Fitted:
+    """An engine's coefficients from all its rows but those that are implausible or speculate, which a first fit tells."""
+    rough = fit_engine(cases, names, EngineFit(request_s=0.0, first_token_steps=0.0), prior)
+    faster = speculative(cases, rough)
+    kept = [case for case in cases if plausible(case, rough) and run_key(case) not in faster] or list(cases)
+    fit = fit_engine(kept, names, rough, prior)
+    return Fitted(fit, _habits(kept, fit) if set(HABITS) <= set(names) else {}, kept)
+
+
+def _habits(cases: Sequence[Case], fit: EngineFit) -> dict[str, EngineFit]:
+    """The coefficients of an engine's generations: HABITS of their own, the others the engine's."""
+    by_era: dict[str, list[Case]] = {}
+    for case in cases:
+        if generation(case) and "ttft_s" in case.measured:
+            by_era.setdefault(generation(case), []).append(case)
+    return {
+        era: fit_engine(own, HABITS, fit, HABIT_PRIOR, around=fit)
+        for era, own in sorted(by_era.items())
+        if len(own) >= HABIT_ROWS
+    }
+
+
 def fit_all(paths: Sequence[Path]) -> dict[str, dict[str, Any]]:
     """The document of catalog/calibration_engines.json: an entry an engine, and one `NAME@static` for static batches.
 
@@ -186,13 +233,12 @@ def fit_all(paths: Sequence[Path]) -> dict[str, dict[str, Any]]:
     document = {}
     older: dict[str, dict[str, Any]] = {}
     for name, own in _by_engine(serving):
-        document[name] = _entry(own, _seen(own), inputs)
-        apart = _apart(own, _from_entry(document[name]))
-        if apart:
-            rest = [case for case in own if generation(case) not in apart]
-            document[name] = _entry(rest, _seen(rest), inputs)
+        apart = _apart(own, fit_engine(own, _seen(own), EngineFit()))
+        rest = [case for case in own if generation(case) not in apart]
+        document[name], generations = _entries(rest, _seen(rest), inputs)
+        older |= {f"{name}@{era}": entry for era, entry in generations.items()}
         for era, theirs in apart.items():
-            older[f"{name}@{era}"] = {**document[name], **_entry(theirs, STATIC, inputs, AGED_PRIOR)}
+            older[f"{name}@{era}"] = {**document[name], **_entries(theirs, STATIC, inputs, AGED_PRIOR)[0]}
     if document:
         document["generic"] = _middle(document)
     document |= older
@@ -237,7 +283,7 @@ def _seen(cases: Sequence[Case]) -> tuple[str, ...]:
 
 def _static_entry(cases: Sequence[Case], inputs: Mapping[str, str]) -> dict[str, Any]:
     measured = [case for case in cases if not borrowed(case)]
-    entry = _entry(measured or cases, STATIC, inputs, STATIC_PRIOR)
+    entry = _entries(measured or cases, STATIC, inputs, STATIC_PRIOR)[0]
     fit = _from_entry(entry)
     scales = {}
     for architecture in sorted({case.architecture for case in cases if borrowed(case)}):
@@ -253,43 +299,47 @@ def borrowed(case: Case) -> bool:
     return not calibration_files.load(case.device) and not (own and case.architecture == "ampere")
 
 
-def _entry(
+def _entries(
     cases: Sequence[Case],
     names: Sequence[str],
     inputs: Mapping[str, str],
     prior: Mapping[str, float] = SERVING_PRIOR,
-) -> dict[str, Any]:
-    start = EngineFit(request_s=0.0, first_token_steps=0.0)
-    rough = fit_engine(cases, names, start, prior)
-    faster = speculative(cases, rough)
-    kept = [case for case in cases if plausible(case, rough) and run_key(case) not in faster]
-    fit = fit_engine(kept, names, rough, prior)
-    held_out = _held_out(kept, names, rough, prior)
-    entry: dict[str, Any] = {name: _rounded(getattr(fit, name)) for name in names}
+) -> tuple[dict[str, Any], dict[str, dict[str, Any]]]:
+    """What the file says of an engine, and of its generations."""
+    found = fitted(cases, names, prior)
+    entry: dict[str, Any] = {name: _rounded(getattr(found.engine, name)) for name in names}
+    errors = _held_out(found.kept, names, prior)
     for metric, key in (
         ("tpot_s", "tpot_error_frac"),
         ("ttft_s", "ttft_error_frac"),
         ("output_tokens_per_s", "throughput_error_frac"),
         ("total_tokens_per_s", "throughput_error_frac"),
     ):
-        if metric in held_out:
-            entry[key] = _rounded(held_out[metric])
-    return {**entry, "rows": len(kept), "rows_set_aside": len(cases) - len(kept), "inputs": dict(inputs)}
+        if metric in errors:
+            entry[key] = _rounded(errors[metric])
+    entry |= {"rows": len(found.kept), "rows_set_aside": len(cases) - len(found.kept), "inputs": dict(inputs)}
+    generations = {
+        era: {
+            **entry,
+            **{name: _rounded(getattr(fit, name)) for name in HABITS},
+            "rows": sum(generation(case) == era for case in found.kept),
+        }
+        for era, fit in found.generations.items()
+    }
+    return entry, generations
 
 
-def _held_out(
-    cases: Sequence[Case], names: Sequence[str], start: EngineFit, prior: Mapping[str, float]
-) -> dict[str, float]:
+def _held_out(cases: Sequence[Case], names: Sequence[str], prior: Mapping[str, float]) -> dict[str, float]:
     """Standard deviation of the log error by metric on groups that the coefficients were not fitted on, robust."""
     groups = sorted({case.group for case in cases})
     errors: dict[str, list[float]] = {}
     for fold in range(FOLDS if len(groups) >= FOLDS else 1):
         unseen = set(groups[fold::FOLDS])
         seen = [case for case in cases if case.group not in unseen] or list(cases)
-        fit = fit_engine(seen, names, start, prior)
+        found = fitted(seen, names, prior)
         for case in cases:
             if case.group in unseen:
-                for name, value in case.predicted(fit).items():
+                for name, value in case.predicted(found.of(case)).items():
                     errors.setdefault(name, []).append(abs(np.log(value / case.measured[name])))
     return {name: float(np.quantile(values, 0.8)) / 1.2816 for name, values in errors.items()}
 

@@ -49,7 +49,8 @@ class ModelFile:
     """The description of a model before it is understood: its config and where that comes from.
 
     `weights` is the canonical number format that the asked name implies ("" when it implies none); `published` holds the
-    parameter counts of the model's authors (total, active, their sources), empty when the file is not a shipped one.
+    parameter counts of the model's authors (total, active, their sources), empty when the file is not a shipped one. `fp8`
+    is the flavour of the 8-bit checkpoint that the model's own organisation publishes, "" where none is on file.
     """
 
     name: str
@@ -57,6 +58,7 @@ class ModelFile:
     source: str
     id: str
     weights: str = ""
+    fp8: str = ""
     published: Mapping[str, Any] = field(default_factory=dict)
     kv_bytes_per_token: float | None = None
     withheld: str = ""  # why nobody can download the weights, empty when they are published
@@ -219,6 +221,7 @@ def _load_shipped(short: str) -> ModelFile:
         config=config,
         source=meta["source"],
         id=meta["id"],
+        fp8=_flavour(_published_quantization(short, meta["id"], "fp8")),
         published=meta["parameters"],
         kv_bytes_per_token=meta.get("kv_bytes_per_token"),
         withheld=meta.get("withheld", ""),
@@ -236,6 +239,13 @@ def _published_quantization(short: str, asked: str, word: str) -> dict[str, Any]
     return None
 
 
+def _flavour(quantization: Mapping[str, Any] | None) -> str:
+    """The number format of a published checkpoint in 8-bit floating point, "" for others."""
+    if not quantization or quantization.get("quant_method") != "fp8":
+        return ""
+    return "fp8-block" if "weight_block_size" in quantization else "fp8"
+
+
 def _variant(shipped: ModelFile, asked: str, words: tuple[str, ...]) -> ModelFile:
     """A shipped model under the asked name: as it is, or with the weights that the name says."""
     if not words:
@@ -246,8 +256,7 @@ def _variant(shipped: ModelFile, asked: str, words: tuple[str, ...]) -> ModelFil
     config = {key: value for key, value in shipped.config.items() if key != "quantization_config"}
     if quantization:
         config["quantization_config"] = quantization
-    if exact and "weight_block_size" in exact:
-        weights = "fp8-block"
+    weights = _flavour(exact) or weights
     return ModelFile(
         name=shipped.name,
         config=config,

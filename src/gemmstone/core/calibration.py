@@ -57,7 +57,7 @@ class EngineFit:
     Exposed host time of a step: step_s + per_sequence_s * sequences + per_prefill_token_s * prompt tokens. launch_s: host
     time of one kernel call where no CUDA graph replays it. launch_factor multiplies the serial part of compute kernels,
     communication_factor the collectives, quantize_factor the passes that quantise activations (engines fuse them into the
-    kernels before). request_s: tokenising and transport of a request up to its first token;
+    kernels before). request_s: transport of a request up to its first token, prompt_token_s: tokenising a token of its prompt;
     first_token_steps: decode steps a finished first token waits until it is sent; attention_dp_steps: those a prompt waits
     until the other attention-DP ranks have one too.
     error fractions: standard deviations of the log on held-out groups.
@@ -68,6 +68,7 @@ class EngineFit:
     per_prefill_token_s: float = 0.0
     launch_s: float = 0.0
     request_s: float = 0.0
+    prompt_token_s: float = 0.0
     neighbour_s: float = 0.0
     first_token_steps: float = 0.0
     launch_factor: float = 1.0

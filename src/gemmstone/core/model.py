@@ -146,6 +146,7 @@ class Model:
     max_position_embeddings: int = 0
     dtype: str = "bf16"
     quantization: Quantization | None = None
+    fp8: str = ""  # flavour of the 8-bit checkpoint that its organisation publishes beside this one
     source: str = ""
     hub_id: str = ""  # as it is called on the Hugging Face Hub, where that is known
 

@@ -159,6 +159,7 @@ def _changed(system: System, fields: tuple[str, ...]) -> System | None:
             per_sequence_s=fitted.per_sequence_s * FASTER_HOST,
             per_prefill_token_s=fitted.per_prefill_token_s * FASTER_HOST,
             request_s=fitted.request_s * FASTER_HOST,
+            prompt_token_s=fitted.prompt_token_s * FASTER_HOST,
             neighbour_s=fitted.neighbour_s * FASTER_HOST,
         )
     for field in fields:

@@ -33,7 +33,7 @@ def number_formats(
     models run in fp16, without fp16 in bf16.
     """
     model_dtype = _sixteen_bits("bf16" if model.dtype in ("fp32", "tf32") else model.dtype, device)
-    stored, products = _weights(weights, model.quantization, device, engine, model_dtype)
+    stored, products = _weights(weights, model, device, engine, model_dtype)
     if activations:
         products = _asked_products(activations, stored, device)
     attention_weights, attention_activations = stored, products
@@ -76,18 +76,17 @@ def not_run(engine: Engine, device: Device, weights: str, kv_cache: str) -> str:
     return ""
 
 
-def _weights(
-    asked: str | None, checkpoint: Quantization | None, device: Device, engine: Engine, wide: str
-) -> tuple[str, str]:
+def _weights(asked: str | None, model: Model, device: Device, engine: Engine, wide: str) -> tuple[str, str]:
     """Stored format of the weights and the format of their products."""
+    checkpoint = model.quantization
     if not asked:
         name = checkpoint.weights if checkpoint else wide
         return name, _products(name, checkpoint, device, engine, wide)
     widths = dtypes.widths(asked)
     if widths:
         name, products = _of_widths(widths, device, engine, wide)
-        return _checkpoints_own(name, checkpoint), products
-    name = _sixteen_bits(_checkpoints_own(dtypes.resolve(asked), checkpoint), device)
+        return _published(name, model, device, engine), products
+    name = _sixteen_bits(_published(dtypes.resolve(asked), model, device, engine), device)
     if asked.strip().lower() == "fp4" and checkpoint and checkpoint.weights == "mxfp4":
         name = "mxfp4"
     if asked.strip().lower().endswith("_wo"):
@@ -95,9 +94,12 @@ def _weights(
     return name, _products(name, checkpoint, device, engine, wide)
 
 
-def _checkpoints_own(name: str, checkpoint: Quantization | None) -> str:
-    """The checkpoint's flavour of fp8 where fp8 is meant."""
-    return "fp8-block" if name == "fp8" and checkpoint and checkpoint.weights == "fp8-block" else name
+def _published(name: str, model: Model, device: Device, engine: Engine) -> str:
+    """The flavour of fp8 that the checkpoint, or the one its organisation publishes in 8 bits, is in where fp8 is meant."""
+    if name != "fp8":
+        return name
+    flavour = model.quantization.weights if model.quantization else model.fp8
+    return flavour if flavour == "fp8-block" and engine.accepts_weights(flavour, device.architecture) else name
 
 
 def _of_widths(widths: tuple[int, int], device: Device, engine: Engine, wide: str) -> tuple[str, str]:

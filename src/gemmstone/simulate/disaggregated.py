@@ -167,7 +167,7 @@ def _curve(pools: Pools, size: Lengths, sides: tuple[PrefillSide, DecodeSide], c
     busy = np.minimum(through / capacity, NEARLY[-1])
     service_s = _service(prompts, busy)
     host = pools.prefill.timer.host
-    front_s = host.request_s + (transfer_s(pools, size.prompt) if later else 0.0)
+    front_s = host.request_s + host.prompt_token_s * size.prompt + (transfer_s(pools, size.prompt) if later else 0.0)
     before_s = service_s + front_s + host.first_token_steps * step_s / steps.tokens_per_step * min(1.0, later)
     if not _limit(pools):
         before_s = before_s + sakasegawa_s(service_s, pools.prefill_workers * prompts.ranks, busy)

@@ -30,6 +30,8 @@ RESIDENT_OUTPUT_FRAC = (
     0.6  # of its output a request holds in the cache on average when room is scarce (docs/physics/memory.md)
 )
 MOST_WAVES = 64.0  # later waves are as good as steady
+WAIT_ROUNDS = 30  # of the fixed point of a queue, each halving what is left
+BUSIEST = 0.98  # share of the steps with prompts beyond which a closed loop cannot queue
 
 
 class Timer(Protocol):
@@ -76,6 +78,7 @@ class Points(NamedTuple):
     wave_steps: Array
     prompts_per_step: Array
     chunks: Array
+    full_prompts: Array  # that the token budget of a step has room for
     tree: Estimate
 
 
@@ -154,8 +157,10 @@ def closed_loop(
         start_s = share * np.maximum(_first_wave(points, stages), own_s) + (1.0 - share) * start_s
         slot_wait_s = slot_wait_s * (1.0 - 0.5 * share)
     host = timer.host
-    front_s = host.request_s + host.neighbour_s * np.maximum(in_flight - 1.0, 0.0)
+    front_s = host.request_s + host.prompt_token_s * size.prompt + host.neighbour_s * np.maximum(in_flight - 1.0, 0.0)
     step_s = np.minimum(tpot_s, np.maximum(points.mixed_s, points.decode_s))
+    if prefill_first:  # steps with prompts come between those that give tokens
+        step_s = tpot_s / (1.0 + np.maximum(tpot_s - points.decode_s, 0.0) / points.mixed_s)
     steps = host.first_token_steps + (host.attention_dp_steps if timer.deployment.attention_dp > 1 else 0.0)
     ttft_s = start_s + slot_wait_s + front_s + steps * step_s * min(1.0, later)
     e2e_s = np.maximum(ttft_s + later * tpot_s, in_flight / capacity)  # Little's law again
@@ -234,7 +239,7 @@ def _points(timer: Timer, size: Lengths, running: Array, prefill_first: bool) ->
     )
     tree = timer.estimate(step)
     decode_s, mixed_s, wave_s = np.split(tree.time_s, 3)
-    return Points(running, decode_s, mixed_s, wave_s, wave_steps, together, chunks, tree)
+    return Points(running, decode_s, mixed_s, wave_s, wave_steps, together, chunks, room / size.new, tree)
 
 
 def _extra(points: Points, prefill_first: bool) -> Array:
@@ -278,22 +283,31 @@ def _shared(
 ) -> tuple[Array, Array]:
     """How the prompts of the other slots delay a request: seconds before its first token, and seconds per later token.
 
-    All of them together cost others * extra within one life of a request. Evenly spaced they fall on its waiting and on
-    its decoding in proportion; random ones bunch in front of it, half as much as Schweitzer's approximation for one
-    server and exponential service says. What falls on decoding cannot make a step longer than a full one.
+    A prompt starts with a step, and those that came since the last one share it as far as its token budget goes. Counted
+    in steps that is a queue whose server takes c prompts at once, of which a come in a step:
+
+        wait = 1/2 rho^(sqrt(2 (c + 1)) - 1) / (c (1 - rho)), rho = a / c    (Sakasegawa 1977, constant service)
+
+    A slot sends its next prompt after later + 1 + wait steps, which gives a. Where prompts have steps of their own nothing
+    finishes meanwhile and nobody queues. Slots that are still evenly spaced hardly meet. What is left of the n - 1 prompts
+    falls on decoding; what a step cannot carry goes back to waiting.
     """
-    decode_s = later * points.decode_s
-    paced_s = others * extra_s**2 / np.maximum(decode_s + extra_s, 1e-30)
-    b = decode_s - extra_s - extra_s * others
-    residence_s = (-b + np.sqrt(b * b + 4.0 * extra_s * decode_s)) / 2.0
-    random_s = 0.5 * np.maximum(residence_s - extra_s, 0.0)
-    before_s = np.minimum(paced_s + forgotten * np.maximum(random_s - paced_s, 0.0), others * extra_s)
     if not later:
         return others * extra_s, points.decode_s
-    stalled_s = (others * extra_s - before_s) / later
+    servers, service = np.maximum(points.full_prompts, 1.0), np.maximum(1.0 / points.full_prompts, 1.0)
+    power = np.sqrt(2.0 * (servers + 1.0)) - 1.0
+    wait = np.zeros_like(others)
+    arriving = others / (later + service)
+    for _ in range(0 if prefill_first else WAIT_ROUNDS):
+        load = np.minimum(arriving / points.full_prompts, BUSIEST)
+        wait = 0.5 * (wait + 0.5 * service * load**power / (servers * (1.0 - load)))
+        arriving = others / (later + service + wait)
+    carried_s = np.minimum(servers, np.maximum(others, 1.0)) * extra_s / service
+    full_s = carried_s + (0.0 if prefill_first else points.decode_s)
+    met_s = forgotten * (wait * full_s + np.minimum(arriving, servers) * extra_s)
+    stalled_s = (others * extra_s - np.minimum(met_s, others * extra_s)) / later
     if not prefill_first:
-        full_s = np.maximum(points.mixed_s, points.wave_s) - points.decode_s
-        stalled_s = np.minimum(stalled_s, np.maximum(full_s, 0.0))
+        stalled_s = np.minimum(stalled_s, carried_s)
     return others * extra_s - stalled_s * later, points.decode_s + stalled_s
 
 

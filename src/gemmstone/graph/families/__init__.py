@@ -238,6 +238,7 @@ def build_model(file: ModelFile) -> Model:
         "tied_embeddings": flag(config, "tie_word_embeddings"),
         "dtype": _dtype(config),
         "quantization": quantization(config),
+        "fp8": file.fp8,
         "source": file.source,
         "hub_id": file.id,
     } | known
