@@ -6,23 +6,22 @@ predict, predict_cases, plan, compare, catalog_devices, catalog_models, catalog_
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from typing import TYPE_CHECKING, Any
 
 from gemmstone import __version__
-from gemmstone.catalog import carbon, device_files, engine_files, model_files, prices
-from gemmstone.core import units
+from gemmstone.catalog import carbon, device_files, engine_files, model_files
 from gemmstone.core.deployment import Workload
 from gemmstone.core.errors import BadRequest
-from gemmstone.core.hardware import Device
 from gemmstone.graph import parameters
 from gemmstone.graph.families import FAMILIES, build_model
 from gemmstone.predict.deploy import Choice
-from gemmstone.predict.economics import SCOPES, Economics, node_factor
+from gemmstone.predict.money import Money, money
 from gemmstone.report import cases
 from gemmstone.simulate import detail as details
 from gemmstone.simulate import documents, rows
 from gemmstone.simulate.efficiency import efficiency
+from gemmstone.simulate.energy_document import energy
 from gemmstone.simulate.inputs import check_generates, image_size, settled
 from gemmstone.simulate.metrics import METRICS, Answer
 from gemmstone.simulate.pool_metrics import respond
@@ -45,49 +44,6 @@ __all__ = [
     "predict",
     "predict_cases",
 ]
-
-MAX_PRICE = 1e6
-MAX_PUE = 10.0
-
-
-@dataclass(frozen=True, kw_only=True)
-class Money:
-    """What a user said about price and place; None takes the catalogue's price, the world's average electricity and PUE.
-
-    A region that is a cloud's has a price of its own where the catalogue knows one.
-    """
-
-    usd_per_device_hour: float | None = None
-    region: str | None = None
-    pue: float | None = None
-    energy_scope: str = "device"
-
-    def economics(self, device: Device) -> Economics:
-        """Prices and carbon to count with on a device."""
-        price = self.usd_per_device_hour
-        if price is None:
-            known = (prices.at(device.slug, self.region) if self.region else None) or device.price
-            price = known.usd_per_hour if known else None
-        grams, _ = carbon.intensity(self.region or carbon.DEFAULT_REGION)
-        return Economics(
-            usd_per_device_hour=price,
-            g_co2_per_kwh=grams,
-            pue=carbon.DEFAULT_PUE if self.pue is None else self.pue,
-            energy_scope=self.energy_scope,
-            node_factor=node_factor(device),
-        )
-
-
-def money(price: str | None, region: str | None, pue: float | None, energy_scope: str) -> Money:
-    """Money from texts; BadRequest for an impossible price, PUE or scope."""
-    usd = None if price is None else units.parse(price, "usd_per_h")
-    if usd is not None and not 0 <= usd <= MAX_PRICE:
-        raise BadRequest(f"the price must lie between 0 and {MAX_PRICE:g} USD an hour, not {usd:g}")
-    if pue is not None and not 1 <= pue <= MAX_PUE:
-        raise BadRequest(f"the PUE must lie between 1 and {MAX_PUE:g}, not {pue:g}")
-    if energy_scope not in SCOPES:
-        raise BadRequest(f"unknown energy scope {energy_scope!r}: one of {', '.join(SCOPES)}")
-    return Money(usd_per_device_hour=usd, region=region, pue=pue, energy_scope=energy_scope)
 
 
 def predict(scenario: Scenario, money: Money | None = None, *, detail: bool = False) -> dict[str, Any]:
@@ -122,6 +78,7 @@ def predict(scenario: Scenario, money: Money | None = None, *, detail: bool = Fa
         "prefill_memory": documents.prefill_memory(found),
         "host_memory": documents.host_memory(found),
         "economics": asdict(money.economics(found.system.cluster.device)),
+        "energy": energy(found, money),
         "region": money.region or carbon.DEFAULT_REGION,
         "efficiency": efficiency(found),
         **({"detail": _drawn(found, money)} if detail else {}),
@@ -201,7 +158,7 @@ def plan(
         api_price=api_price,
         budget_usd_per_hour=budget_usd_per_hour,
         manifests=manifests,
-        region=money.region,
+        money=money,
     )
     return {**_head("plan", []), **made, "hardware_left_out": left_out}
 

@@ -118,7 +118,7 @@ def test_prices_of_a_provider_are_one_row_with_its_regions(monkeypatch: pytest.M
 
 def test_what_is_not_known_has_no_row() -> None:
     device = system(Scenario(model="llama-3.1-8b", hardware="2xh100-sxm")).cluster.device
-    assert detail._regions(None, None) == []
+    assert detail._regions(None, None, None, 0) == []
     nobody = replace(device, slug="of-my-own", price=None)
     assert detail._prices(nobody, None) == []
     assert [price["place"] for price in detail._prices(nobody, 1.5)] == ["as given"]

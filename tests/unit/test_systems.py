@@ -6,7 +6,6 @@ from pathlib import Path
 
 import pytest
 
-from gemmstone.api import Money
 from gemmstone.catalog import device_files, device_tables
 from gemmstone.catalog.device_fields import FIELDS
 from gemmstone.core.errors import BadRequest
@@ -108,17 +107,6 @@ def test_what_a_device_brings_stays_beside_what_the_system_says() -> None:
         bare.host_tier.memory_bandwidth_bytes_per_s, rel=0.01
     )
     assert racked.scale_up == bare.scale_up
-
-
-def test_energy_of_a_node_counts_what_its_maker_says_it_draws() -> None:
-    """10.2 kW for eight GPUs of 700 W in a DGX H100, 14.3 kW for eight of 1000 W in a DGX B200; unknown: as the DGX H100."""
-    node = Money(energy_scope="node")
-    assert node.economics(device_files.find("dgx-h100")).energy_factor == pytest.approx(10.2 / 5.6)
-    assert node.economics(device_files.find("dgx-b200")).energy_factor == pytest.approx(14.3 / 8.0)
-    assert node.economics(device_files.find("mi300x-8")).energy_factor == pytest.approx(10.2 / 5.6)
-    assert Money().economics(device_files.find("dgx-b200")).energy_factor == 1.0
-    edited = device_files.edit(device_files.find("l4"), "power.system=144W")
-    assert node.economics(edited).energy_factor == pytest.approx(2.0)
 
 
 MINE = """

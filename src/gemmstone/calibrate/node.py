@@ -117,7 +117,7 @@ def metered(directory: Path) -> list[Metered]:
 
 def _walls(directory: Path) -> dict[tuple[str, ...], float]:
     """Round, system, model and scenario -> watts at the wall."""
-    found = {
+    found: dict[tuple[str, ...], float] = {
         (row["round"], row["system"], row["model"], row["scenario"]): float(row["avg_system_power_w"])
         for row in _rows(directory / LOGS)
     }

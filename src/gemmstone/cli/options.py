@@ -48,6 +48,26 @@ SET = Annotated[
 PRICE = Annotated[str | None, typer.Option(help="US dollars per device and hour.")]
 REGION = Annotated[str | None, typer.Option(help="Country or cloud region whose electricity is used.")]
 PUE = Annotated[float | None, typer.Option(help="Power usage effectiveness of the data centre.")]
+UTILIZATION = Annotated[
+    float,
+    typer.Option(help="Share of the time the system serves; idle the rest, which energy, carbon and cost then count."),
+]
+HOST_LOAD = Annotated[
+    float | None, typer.Option(help="Share of the host's processors that is busy; default: as on the servers metered.")
+]
+EMBODIED = Annotated[
+    str | None,
+    typer.Option(
+        "--embodied-kgco2", help="Kilograms of CO2e to make a device, or a server's over its devices as 1312/8."
+    ),
+]
+LIFETIME = Annotated[str | None, typer.Option(help="Life over which embodied carbon is spread, as 5y.")]
+CARBON_PROFILE = Annotated[
+    str | None,
+    typer.Option(metavar="FILE", help="CSV of carbon intensity by hour, instead of the region's annual average."),
+]
+HOURS = Annotated[str | None, typer.Option(help="Hours of the day the profile is averaged over, as 22-6.")]
+BATTERY = Annotated[str | None, typer.Option(help="Energy of a battery that feeds the devices, as 60Wh.")]
 SCOPE = Annotated[str, typer.Option(help="What energy counts: device, node or facility.")]
 FIDELITY = Annotated[
     str, typer.Option(help="limit (datasheet bound), calibrated (fitted physics) or learned (corrected).")

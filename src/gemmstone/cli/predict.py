@@ -17,7 +17,8 @@ HELP = "Latency, throughput, memory, energy and cost of one deployment, or of a 
 COMMAND = "gemmstone predict llama-3.1-70b --on 8xh100-sxm --engine vllm --input 2048 --output 256 --concurrency 64"
 EXAMPLE = f"\b\nExample:\n  {COMMAND}"
 # With --cases the rows say everything about a deployment; these options hold for all of them.
-WITH_CASES = {"cases", "out", "fidelity", "price", "region", "pue", "energy_scope"}
+MONEY = {"price", "region", "pue", "energy_scope", "utilization", "host_load", "embodied_kgco2", "lifetime"}
+WITH_CASES = {"cases", "out", "fidelity", *MONEY, "carbon_profile", "hours"}
 
 
 def command(
@@ -67,6 +68,13 @@ def command(
     region: opt.REGION = None,
     pue: opt.PUE = None,
     energy_scope: opt.SCOPE = "device",
+    utilization: opt.UTILIZATION = 1.0,
+    host_load: opt.HOST_LOAD = None,
+    embodied_kgco2: opt.EMBODIED = None,
+    lifetime: opt.LIFETIME = None,
+    carbon_profile: opt.CARBON_PROFILE = None,
+    hours: opt.HOURS = None,
+    battery: opt.BATTERY = None,
     fidelity: opt.FIDELITY = "calibrated",
     cases: Annotated[str | None, typer.Option(help="CSV file of cases, one a row (- for standard input).")] = None,
     out: Annotated[
@@ -81,7 +89,19 @@ def command(
     from gemmstone.core.errors import BadRequest
     from gemmstone.simulate import levers, pools
 
-    money = api.money(price, region, pue, energy_scope)
+    money = api.money(
+        price,
+        region,
+        pue,
+        energy_scope,
+        utilization=utilization,
+        host_load=host_load,
+        embodied_kgco2=embodied_kgco2,
+        lifetime=lifetime,
+        carbon_profile=carbon_profile,
+        hours=hours,
+        battery=battery,
+    )
     if cases is not None:
         _refuse_beside_cases(context)
         _answer_cases(cases, out or "-", money, fidelity)

@@ -17,9 +17,11 @@ from gemmstone.plan.remedies import would_fit
 from gemmstone.plan.search import Found
 from gemmstone.plan.sensitivity import sensitivity
 from gemmstone.predict.economics import Economics
+from gemmstone.predict.money import Money
 from gemmstone.simulate import detail as details
 from gemmstone.simulate import documents
 from gemmstone.simulate.efficiency import efficiency
+from gemmstone.simulate.energy_document import energy
 from gemmstone.simulate.pool_metrics import respond, usd_per_hour
 from gemmstone.simulate.scenario import limited
 
@@ -35,12 +37,12 @@ def document(
     api_price: ApiPrice | None = None,
     budget_usd_per_hour: float | None = None,
     manifests: Sequence[str] = (),
-    region: str | None = None,
+    money: Money,
 ) -> dict[str, Any]:
     """The plan's document; the best comes with its limit, terms and memory, `detail` adds what the page draws.
 
     With `api_price`, what the API charges for the same load stands beside what the system costs. `manifests` names those
-    that are wanted: kubernetes, compose. `region` is where the user's electricity comes from: it is named among others.
+    that are wanted: kubernetes, compose. `money` says where the user's electricity comes from and what else energy and carbon are counted with.
     """
     best = found.ranked[0] if found.ranked else None
     shown = best or found.nearest
@@ -72,7 +74,7 @@ def document(
         "fallback": None,
     }
     if best is not None:
-        body["best"] |= _explained(best, economics)
+        body["best"] |= {**_explained(best, economics), "energy": energy(best.answer, money, best.point)}
         body["sensitivity"] = sensitivity(best, economics, question.slo)
         body["launch_commands"] = launches.commands(question, best)
         body["launch"] = body["launch_commands"].get(best.system.engine.name, "")
@@ -80,7 +82,7 @@ def document(
         if api_price is not None:
             body["break_even"] = _break_even(api_price, question, best, economics)
         if detail:
-            body["detail"] = {**_detail(best, body["best"], region), "fronts": _fronts(found)}
+            body["detail"] = {**_detail(best, body["best"], money.region), "fronts": _fronts(found)}
     else:
         body["fallback"] = _fallback(question, found.nearest, economics, budget_usd_per_hour)
     return body

@@ -81,7 +81,7 @@ def processor_w(tdp_w: float, load_frac: float) -> float:
     """Package power of processors at a share of their cores busy."""
     fitted = node_power.load()
     bent = 1.0 - (1.0 - load_frac) ** fitted.processor_bend
-    return tdp_w * (fitted.processor_idle + fitted.processor_span * bent)
+    return float(tdp_w * (fitted.processor_idle + fitted.processor_span * bent))
 
 
 def error_frac(device: Device) -> float:

@@ -12,7 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from gemmstone.core import units
-from gemmstone.report import memory_text
+from gemmstone.report import energy_text, memory_text
 from gemmstone.report.break_even import sentences
 
 # metric -> (label, dimension), in the order shown
@@ -111,7 +111,7 @@ def print_prediction(document: Mapping[str, Any], page: str | None = None) -> No
         Text.assemble("prefill is bound by ", (bound["prefill"], "bold"), ", decode by ", (bound["decode"], "bold"))
     )
     _print_steps(console, document["tree"])
-    console.print(*memory_text.trees(document), sep="\n")
+    console.print(*memory_text.trees(document), *energy_text.lines(document.get("energy")), sep="\n")
     _print_warnings(console, document["warnings"])
     if page:
         console.print(f"report written to {printable(page)}")
@@ -205,7 +205,7 @@ def _print_best(console: Console, best: Mapping[str, Any]) -> None:
         console.print(
             f"{step['name']}, {units.show(step['time_s'], 's')}, bound by {step['bound']}: {_main_terms(step)}"
         )
-    console.print(*memory_text.trees(best, depth=1), sep="\n")
+    console.print(*memory_text.trees(best, depth=1), *energy_text.lines(best.get("energy")), sep="\n")
     for note in best["notes"]:
         console.print(Text(f"note: {note}", style="yellow"))
 

@@ -13,7 +13,7 @@ from gemmstone.core.deployment import Array
 from gemmstone.core.errors import BadRequest
 from gemmstone.core.hardware import Device
 from gemmstone.graph.memory import MOST_TOKENS, Memory
-from gemmstone.predict.economics import JOULES_PER_KWH, SECONDS_PER_HOUR
+from gemmstone.predict.economics import JOULES_PER_KWH, SECONDS_PER_HOUR, Energy
 from gemmstone.simulate import documents
 from gemmstone.simulate.metrics import Answer
 from gemmstone.simulate.steady import lengths
@@ -145,12 +145,13 @@ def places(found: Answer, load: int = 0, region: str | None = None) -> dict[str,
     """Carbon of a million output tokens by region, and what they cost at each price that is known for the device."""
     known = documents.metrics(found, load)
     devices = found.system.deployment.num_devices if found.pools is None else found.pools.num_devices
-    hours = devices / SECONDS_PER_HOUR / known["output_tokens_per_s"]["value"] * 1e6
+    used = found.energy.utilization_frac if found.energy else 1.0
+    hours = devices / SECONDS_PER_HOUR / (known["output_tokens_per_s"]["value"] * used) * 1e6
     cost = known.get("usd_per_million_output_tokens")
     counted = None if cost is None else cost["value"] / hours
     kinds = {made.cluster.device.slug for made in found.systems}
     return {
-        "regions": _regions(known.get("energy_j_per_output_token"), region),
+        "regions": _regions(known.get("energy_j_per_output_token"), region, found.energy, load),
         "prices": [
             {**price, "usd_per_million_output_tokens": price["usd_per_hour"] * hours}
             for price in (_prices(found.system.cluster.device, counted) if len(kinds) == 1 else ())
@@ -158,14 +159,21 @@ def places(found: Answer, load: int = 0, region: str | None = None) -> dict[str,
     }
 
 
-def _regions(energy: dict[str, float] | None, asked: str | None) -> list[dict[str, Any]]:
-    """Grams of CO2 equivalent for a million tokens of `energy` joules each, cleanest first; empty without an energy."""
-    if energy is None:
+def _regions(
+    joules: dict[str, float] | None, asked: str | None, energy: Energy | None, load: int
+) -> list[dict[str, Any]]:
+    """Grams of CO2 equivalent for a million tokens of `joules` each, cleanest first; empty without an energy."""
+    if joules is None or energy is None:
         return []
-    rows: dict[str, dict[str, Any]] = {}
+    made_g = 0.0 if energy.embodied_g is None else float(energy.embodied_g[load])
     counted = asked or carbon.DEFAULT_REGION
-    for name in (*PLACES, counted):
-        grams, source = carbon.intensity(name)
+    known = {name: carbon.intensity(name) for name in (*PLACES, counted)}
+    if energy.g_co2_per_kwh is not None and energy.g_co2_per_kwh != known[counted][0]:  # a profile of the user's own
+        counted = "as given"
+        known[counted] = (energy.g_co2_per_kwh, "as given: by hour")
+    rows: dict[str, dict[str, Any]] = {}
+    for name in (*(name for name in known if name != counted), counted):
+        grams, source = known[name]
         place = source.partition(": ")[0]  # "Sweden, 2022"
         rows[place] = {
             "place": place,
@@ -173,7 +181,7 @@ def _regions(energy: dict[str, float] | None, asked: str | None) -> list[dict[st
             "source": source,
             "counted": name == counted,  # it comes last, whatever other name it was listed under
             "gco2_per_million_output_tokens": {
-                end: joules / JOULES_PER_KWH * grams * 1e6 for end, joules in energy.items()
+                end: (value / JOULES_PER_KWH * grams + made_g) * 1e6 for end, value in joules.items()
             },
         }
     return sorted(rows.values(), key=lambda row: (row["g_per_kwh"], row["place"]))

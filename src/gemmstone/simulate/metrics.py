@@ -16,7 +16,7 @@ from gemmstone.core.estimate import Estimate
 from gemmstone.core.model import Model
 from gemmstone.graph import techniques
 from gemmstone.graph.parameters import count
-from gemmstone.predict.economics import JOULES_PER_KWH, SECONDS_PER_HOUR, Economics, power_w
+from gemmstone.predict.economics import Draw, Economics, Energy, power_w, spent, usd_per_million
 from gemmstone.simulate.open_loop import open_loop
 from gemmstone.simulate.pools import Pools
 from gemmstone.simulate.steady import Lengths, Steady, closed_loop, lengths, static_batch
@@ -71,6 +71,7 @@ class Answer:
     workload: Workload
     pools: Pools | None = None
     prompts: Estimate | None = None
+    energy: Energy | None = None  # None where the power of a device is not known
 
     @property
     def systems(self) -> tuple[System, ...]:
@@ -91,8 +92,13 @@ def answer(system: System, workload: Workload, economics: Economics, loads: Arra
     """
     requested = np.atleast_1d(np.asarray(workload.load if loads is None else loads, dtype=float))
     steady = solve(system, workload, requested)
+    energy = _energy(system, steady, workload, economics)
     return Answer(
-        metrics=_metrics(system, steady, workload, economics), steady=steady, system=system, workload=workload
+        metrics=_metrics(system, steady, workload, economics, energy),
+        steady=steady,
+        system=system,
+        workload=workload,
+        energy=energy,
     )
 
 
@@ -158,7 +164,32 @@ def _open_loop(system: System, workload: Workload, rates: Array, size: Lengths) 
     )
 
 
-def _metrics(system: System, steady: Steady, workload: Workload, economics: Economics) -> dict[str, Metric]:
+def _energy(system: System, steady: Steady, workload: Workload, economics: Economics) -> Energy | None:
+    run, device = system.deployment, system.cluster.device
+    size = lengths(workload, run.prefix_hit_frac)
+    requests = steady.requests_per_s * run.data_parallel
+    watts = power_w(device, _dynamic_w(steady, run, size, requests / (run.data_parallel * run.attention_dp)))
+    if watts is None:
+        return None
+    draw = Draw(device=device, devices=float(run.num_devices), device_w=watts, economics=economics)
+    return spent([draw], requests * size.output)
+
+
+def energy_metrics(energy: Energy, devices: float, speed_error: float) -> dict[str, tuple[Array, float]]:
+    """Power, energy and carbon by the contract's names, with the standard deviation of their log."""
+    error = float(np.hypot(np.hypot(POWER_ERROR, energy.error_frac), speed_error))
+    values = {
+        "power_w_per_device": (energy.parts_w["devices"] / devices, POWER_ERROR),
+        "energy_j_per_output_token": (energy.total_j, error),
+    }
+    if energy.total_g is not None:
+        values["gco2_per_million_output_tokens"] = (energy.total_g * 1e6, error)
+    return values
+
+
+def _metrics(
+    system: System, steady: Steady, workload: Workload, economics: Economics, energy: Energy | None
+) -> dict[str, Metric]:
     run, device = system.deployment, system.cluster.device
     size = lengths(workload, run.prefix_hit_frac)
     devices = float(run.num_devices)
@@ -184,16 +215,10 @@ def _metrics(system: System, steady: Steady, workload: Workload, economics: Econ
         "memory_bytes_per_device": (_memory_bytes(system, steady, size), 0.05),
         "kv_capacity_tokens": (np.full_like(requests, _capacity_tokens(system, size)), 0.05),
     }
-    watts = power_w(device, _dynamic_w(steady, run, size, requests / (run.data_parallel * run.attention_dp)))
-    if watts is not None:
-        joules = watts * devices / output * economics.energy_factor
-        values["power_w_per_device"] = (watts, POWER_ERROR)
-        values["energy_j_per_output_token"] = (joules, float(np.hypot(POWER_ERROR, errors["tpot"])))
-        if economics.g_co2_per_kwh is not None:
-            grams = joules / JOULES_PER_KWH * economics.g_co2_per_kwh * 1e6
-            values["gco2_per_million_output_tokens"] = (grams, float(np.hypot(POWER_ERROR, errors["tpot"])))
+    if energy is not None:
+        values |= energy_metrics(energy, devices, errors["tpot"])
     if economics.usd_per_device_hour is not None:
-        usd = economics.usd_per_device_hour * devices / SECONDS_PER_HOUR / output * 1e6
+        usd = usd_per_million(economics.usd_per_device_hour * devices, output, economics.utilization_frac)
         values["usd_per_million_output_tokens"] = (usd, errors["tpot"])
     values["mfu_frac"] = (model_flop(system.model, size) * requests / (devices * peak(system)), errors["tpot"])
     # A device runs the micro-batches of all stages in one decode time, each a stage's share of the bytes.

@@ -9,9 +9,9 @@ import numpy as np
 from gemmstone.core.deployment import Array, Workload
 from gemmstone.core.errors import NoAnswer
 from gemmstone.core.hardware import Device
-from gemmstone.predict.economics import JOULES_PER_KWH, SECONDS_PER_HOUR, Economics, power_w
+from gemmstone.predict.economics import Draw, Economics, Energy, power_w, spent, usd_per_million
 from gemmstone.simulate.disaggregated import DecodeSide, Flow, PrefillSide, decode_side, joined, prefill_side
-from gemmstone.simulate.metrics import POWER_ERROR, Answer, Metric, answer, metric, model_flop, peak
+from gemmstone.simulate.metrics import Answer, Metric, answer, energy_metrics, metric, model_flop, peak
 from gemmstone.simulate.pools import Pools
 from gemmstone.simulate.steady import Lengths, Steady, lengths
 from gemmstone.simulate.system import System
@@ -83,8 +83,10 @@ def pools_answer(
             f"{float(np.max(requested)):.4g} requests/s cannot be sustained: these pools saturate near "
             f"{most_requests_per_s(pools, size, found):.4g} requests/s; lower the rate or add workers"
         )
+    energy = _energy(pools, size, found, through, economics)
     return Answer(
-        metrics=_metrics(pools, workload, size, found, through, economics),
+        metrics=_metrics(pools, workload, size, found, through, economics, energy),
+        energy=energy,
         steady=_steady(pools, size, found, through),
         system=pools.decode,
         workload=workload,
@@ -135,6 +137,7 @@ def _metrics(
     known: Sides,
     through: Flow,
     economics: tuple[Economics, Economics],
+    energy: Energy | None,
 ) -> dict[str, Metric]:
     prompts, steps = known
     x, devices = through.requests_per_s, float(pools.num_devices)
@@ -156,19 +159,13 @@ def _metrics(
         "memory_bytes_per_device": (_memory_bytes(pools, size, through), 0.05),
         "kv_capacity_tokens": (np.full_like(x, _capacity(pools, size)), 0.05),
     }
-    watts = _watts(pools, size, known, through, step_s)
-    if watts is not None:
-        joules = watts / output * economics[1].energy_factor
-        error = float(np.hypot(POWER_ERROR, tpot))
-        values["power_w_per_device"] = (watts / devices, POWER_ERROR)
-        values["energy_j_per_output_token"] = (joules, error)
-        if economics[1].g_co2_per_kwh is not None:
-            grams = joules / JOULES_PER_KWH * economics[1].g_co2_per_kwh * 1e6
-            values["gco2_per_million_output_tokens"] = (grams, error)
+    if energy is not None:
+        values |= energy_metrics(energy, devices, tpot)
     prices = [side.usd_per_device_hour for side in economics]
     if prices[0] is not None and prices[1] is not None:
         usd_per_hour = prices[0] * pools.prefill_devices + prices[1] * pools.decode_devices
-        values["usd_per_million_output_tokens"] = (usd_per_hour / SECONDS_PER_HOUR / output * 1e6, tpot)
+        usd = usd_per_million(usd_per_hour, output, economics[1].utilization_frac)
+        values["usd_per_million_output_tokens"] = (usd, tpot)
     peaks = pools.prefill_devices * peak(pools.prefill) + pools.decode_devices * peak(pools.decode)
     values["mfu_frac"] = (model_flop(pools.model, size) * x / peaks, tpot)
     moved = np.interp(through.decoding / (pools.decode_workers * steps.ranks), steps.per_rank, _bytes(steps))
@@ -199,8 +196,10 @@ def _memory_bytes(pools: Pools, size: Lengths, through: Flow) -> Array:
     return np.maximum(decode, pools.prefill.memory.tree.bytes + float(pools.prefill.memory.sequence_bytes(size.prompt)))
 
 
-def _watts(pools: Pools, size: Lengths, known: Sides, through: Flow, step_s: Array) -> Array | None:
-    """Mean power of all devices together; None when that of either kind is not known."""
+def _energy(
+    pools: Pools, size: Lengths, known: Sides, through: Flow, economics: tuple[Economics, Economics]
+) -> Energy | None:
+    """What a token of both pools together takes; None when the power of either kind of device is not known."""
     prompts, steps = known
     run = pools.prefill.deployment
     prompt_j = float(np.asarray(prompts.tree.energy_j)[1]) / run.pipeline_parallel  # of a full step, one device
@@ -208,10 +207,15 @@ def _watts(pools: Pools, size: Lengths, known: Sides, through: Flow, step_s: Arr
     full_steps_per_s = through.requests_per_s * chunks / (pools.prefill_workers * prompts.ranks)
     per_rank = through.decoding / (pools.decode_workers * steps.ranks)
     decode_j = np.interp(per_rank, steps.per_rank, np.asarray(steps.tree.energy_j, dtype=float))
-    stages = pools.decode.deployment.pipeline_parallel
+    stages, step_s = pools.decode.deployment.pipeline_parallel, through.tpot_s * steps.tokens_per_step
     steps_per_s = np.minimum(1.0, through.decoding / pools.decode_workers) / step_s
-    prefill_w = power_w(pools.prefill.cluster.device, np.asarray(prompt_j * full_steps_per_s))
-    decode_w = power_w(pools.decode.cluster.device, np.asarray(decode_j * steps_per_s / stages))
+    one, other = pools.prefill.cluster.device, pools.decode.cluster.device
+    prefill_w = power_w(one, np.asarray(prompt_j * full_steps_per_s))
+    decode_w = power_w(other, np.asarray(decode_j * steps_per_s / stages))
     if prefill_w is None or decode_w is None:
         return None
-    return np.asarray(prefill_w * pools.prefill_devices + decode_w * pools.decode_devices)
+    draws = [
+        Draw(device=one, devices=float(pools.prefill_devices), device_w=prefill_w, economics=economics[0]),
+        Draw(device=other, devices=float(pools.decode_devices), device_w=decode_w, economics=economics[1]),
+    ]
+    return spent(draws, through.requests_per_s * size.output)
