@@ -171,6 +171,16 @@ def compare(documents: Mapping[str, Mapping[str, Any]], *, baseline: int = 1) ->
     return compared([subject(name, document) for name, document in documents.items()], baseline=baseline)
 
 
+def training_step(
+    model: str, hardware: str, *, batch: int, sequence: int, fused_attention: bool = False
+) -> dict[str, Any]:
+    """Seconds, tokens/s and memory of one optimiser step of a dense decoder on one device that was measured in training."""
+    from gemmstone.simulate import training  # lazy: no other verb trains
+
+    found = training.training_step(model, hardware, batch=batch, sequence=sequence, fused_attention=fused_attention)
+    return {**_head("training_step", found.pop("warnings")), **found}
+
+
 def catalog_devices(name: str | None = None) -> dict[str, Any]:
     """All devices and systems, or one with every value, its source and where sources disagree."""
     if name is not None:
@@ -206,10 +216,20 @@ def _system(slug: str) -> dict[str, Any]:
     }
 
 
-def catalog_models(name: str | None = None) -> dict[str, Any]:
-    """All shipped models, or one with its counts and its source."""
+def training_compute(model: str, tokens: float, *, sequence: int | None = None) -> dict[str, Any]:
+    """FLOP of training a model on so many tokens, beside the published thresholds; `sequence` is the length of its contexts."""
+    from gemmstone.graph.training_compute import report  # lazy: no prediction needs it
+
+    return {**_head("training_compute", []), **report(load_model(model), tokens, sequence=sequence)}
+
+
+def catalog_models(name: str | None = None, *, tokens: float | None = None) -> dict[str, Any]:
+    """All shipped models, or one with its counts and its source, and the compute of training it on `tokens`."""
     if name is not None:
-        return {**_head("catalog", []), "model": _model(model_files.find(name), deep=True)}
+        compute = {} if tokens is None else {"training_compute": training_compute(name, tokens)}
+        return {**_head("catalog", []), "model": _model(model_files.find(name), deep=True), **compute}
+    if tokens is not None:
+        raise BadRequest("--tokens needs the name of a model: gemmstone catalog models gpt-3 --tokens 300e9")
     listed = [_model(file, deep=False) for file in model_files.published()]
     return {**_head("catalog", []), "models": listed, "architectures": sorted(FAMILIES)}
 

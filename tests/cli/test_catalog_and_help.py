@@ -25,7 +25,7 @@ class TestHelp:
         outcome = gemmstone()
         assert (outcome.code, outcome.err) == (0, "")
         lines = outcome.out.splitlines()
-        for verb in ("predict", "plan", "compare", "catalog"):
+        for verb in ("predict", "plan", "compare", "validate", "catalog"):
             assert sum(line.strip().startswith(f"{verb} ") for line in lines) == 1
         assert lines[-1].strip().startswith("gemmstone plan llama-3.1-70b --on 8xh100-sxm")
 
@@ -138,6 +138,14 @@ class TestCatalog:
         model = gemmstone("catalog", "models", "meta-llama/Llama-3.1-405B", "--json").document["model"]
         assert model["kv_bytes_per_token"] == 516_096
         assert model["source"]
+
+    def test_the_compute_of_training_a_model(self, gemmstone):
+        document = gemmstone("catalog", "models", "gpt-3", "--tokens", "300e9", "--json").document
+        assert document["training_compute"]["flop"] == pytest.approx(3.15e23, rel=0.01)
+        said = gemmstone("catalog", "models", "gpt-3", "--tokens", "300G").out
+        assert "3.14e+23 FLOP" in said
+        assert "below 1e+25 FLOP" in said
+        assert gemmstone("catalog", "models", "--tokens", "3e11").code == 2
 
     def test_engines(self, gemmstone):
         engines = gemmstone("catalog", "engines", "--json").document["engines"]

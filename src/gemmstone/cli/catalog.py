@@ -30,12 +30,24 @@ def devices(name: NAME = None, json_: opt.JSON = False) -> None:
     _show(api.catalog_devices(name), json_)
 
 
-@app.command(help="Models; with a name its architecture and counts.", epilog=f"{EXAMPLE} models llama-3.1-70b")
-def models(name: NAME = None, json_: opt.JSON = False) -> None:
+TOKENS = Annotated[str | None, typer.Option(help="Tokens it was trained on, as 300e9: adds the compute of the run.")]
+
+
+@app.command(
+    help="Models; with a name its architecture and counts.",
+    epilog=f"{EXAMPLE} models llama-3.1-70b\n  gemmstone catalog models gpt-3 --tokens 300e9",
+)
+def models(name: NAME = None, tokens: TOKENS = None, json_: opt.JSON = False) -> None:
     """Lists models or describes one."""
     from gemmstone import api
+    from gemmstone.core import units
 
-    _show(api.catalog_models(name), json_)
+    document = api.catalog_models(name, tokens=None if tokens is None else units.parse(tokens, "count"))
+    _show(document, json_)
+    if "training_compute" in document and not json_:
+        from gemmstone.report.training_compute import lines
+
+        typer.echo("\n".join(lines(document["training_compute"])))
 
 
 @app.command(help="Engines; with a name how they are modelled.", epilog=f"{EXAMPLE} engines vllm")
