@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from gemmstone import __version__
 from gemmstone.catalog import carbon, device_files, engine_files, model_files
+from gemmstone.core import units
 from gemmstone.core.deployment import Workload
 from gemmstone.core.errors import BadRequest
 from gemmstone.graph import parameters
@@ -43,6 +44,7 @@ __all__ = [
     "plan",
     "predict",
     "predict_cases",
+    "training_energy",
 ]
 
 
@@ -179,6 +181,34 @@ def training_step(
 
     found = training.training_step(model, hardware, batch=batch, sequence=sequence, fused_attention=fused_attention)
     return {**_head("training_step", found.pop("warnings")), **found}
+
+
+def training_energy(
+    hardware: str,
+    *,
+    hours: float | None = None,
+    flop: float | None = None,
+    mfu: float | None = None,
+    dtype: str = "bf16",
+    power: str | None = None,
+    money: Money | None = None,
+) -> dict[str, Any]:
+    """Energy and carbon of a training run of so many hours, or of so much work at an MFU: `gemmstone.training_energy/1`.
+
+    `power` is what one device draws, as 650W; without it what devices drew in the long training runs of MLPerf.
+    """
+    from gemmstone.predict import run_energy  # lazy: no prediction needs it
+
+    cluster, said = device_files.cluster(hardware), money or Money()
+    if (hours is None) == (flop is None) or (flop is None) != (mfu is None):
+        raise BadRequest("say how long the run is: hours, or flop with the mfu it reaches")
+    if hours is None and flop is not None and mfu is not None:
+        hours = run_energy.hours_of(flop, cluster.device, cluster.num_devices, mfu, dtype)
+    watts = None if power is None else units.parse(power, "w")
+    made_of = said.economics(cluster.device)
+    found = run_energy.of_run(cluster.device, cluster.num_devices, hours or 0.0, made_of, watts)
+    counted = {"hardware": hardware, "region": said.region or carbon.DEFAULT_REGION, "counted_with": said.facts()}
+    return {**_head("training_energy", []), **counted, **asdict(found)}
 
 
 def catalog_devices(name: str | None = None) -> dict[str, Any]:
