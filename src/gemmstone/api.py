@@ -1,6 +1,6 @@
 """The verbs: what the command line, other programs and notebooks call. Each answers with the contract's JSON document.
 
-predict, predict_cases, plan, compare, catalog_devices, catalog_models, catalog_engines
+predict, predict_cases, plan, compare, validate, catalog_devices, catalog_models, catalog_engines
 """
 
 from __future__ import annotations
@@ -45,6 +45,7 @@ __all__ = [
     "predict",
     "predict_cases",
     "training_energy",
+    "validate",
 ]
 
 
@@ -181,6 +182,20 @@ def training_step(
 
     found = training.training_step(model, hardware, batch=batch, sequence=sequence, fused_attention=fused_attention)
     return {**_head("training_step", found.pop("warnings")), **found}
+
+
+def validate(
+    truth: str | None = None, *, by: Sequence[str] = (), worst: int = 10, fidelity: str = "calibrated"
+) -> dict[str, Any]:
+    """Errors of predictions by group, on the packaged reference cases or the tables of a folder: the document `gemmstone.validate/1`.
+
+    `by` names groupings (kind, metric, device, engine, precision, model, fitted; "kind,device" for both at once), `worst` how many
+    of the rows furthest off are named. `broken` holds the bounds of the packaged cases that today's errors exceed.
+    """
+    from gemmstone.validate.document import document  # lazy: no other verb compares with measurements
+
+    made = document(Money().economics, truth=truth, by=by, worst_count=worst, fidelity=fidelity)
+    return {**_head("validate", []), **made}
 
 
 def training_energy(

@@ -284,6 +284,7 @@ DOCUMENTS: Mapping[str, Callable[[], list[dict[str, Any]]]] = {
     "predict": lambda: [api.predict(SCENARIO)],
     "plan": lambda: [api.plan(QUESTION, detail=True)],
     "compare": lambda: [api.compare({"a": api.predict(SCENARIO), "b": api.predict(SCENARIO)})],
+    "validate": lambda: [api.validate(by=["kind"])],
     "catalog": lambda: [
         made
         for of in (api.catalog_devices, api.catalog_models, api.catalog_engines)
