@@ -62,6 +62,7 @@ def test_no_column_of_a_case_is_there_in_vain(cases: list[facts.Fact]) -> None:
         "decode_max_num_seqs",
     }
     known |= {"input_tokens", "output_tokens", "length_spread", "mode", "load", "requests_per_slot", "max_num_seqs"}
+    known |= {"layers", "hidden", "intermediate", "heads", "head_dim", "vocabulary", "parameters", "batch", "sequence"}
     for fact in cases:
         assert {name for name in fact.row if not name.startswith(facts.MEASURED)} <= known
 
@@ -94,7 +95,13 @@ def test_the_cases_span_what_is_predicted(found: list[Check]) -> None:
         "time_s",
         "flop_per_s",
     }
-    assert {check.fact.row.get("op", "") for check in found} >= {"gemm", "all_reduce", "all_gather", "all_to_all"}
+    assert {check.fact.row.get("op", "") for check in found} >= {
+        "gemm",
+        "all_reduce",
+        "all_gather",
+        "all_to_all",
+        "training_step",
+    }
 
 
 def test_no_case_is_a_copy_of_a_table(cases: list[facts.Fact]) -> None:
@@ -106,7 +113,7 @@ def test_no_case_is_a_copy_of_a_table(cases: list[facts.Fact]) -> None:
 def test_rows_that_coefficients_were_fitted_on_are_known_as_such(cases: list[facts.Fact]) -> None:
     """The engines' coefficients name their tables; what MLPerf and llama.cpp publish was never in one."""
     kinds = {fact.kind: {other.fitted for other in cases if other.kind == fact.kind} for fact in cases}
-    assert kinds["closed loop"] == kinds["static batch"] == {True}
+    assert kinds["closed loop"] == kinds["static batch"] == kinds["training step, Languini"] == {True}
     assert kinds["offline, MLPerf"] == kinds["decode, llama.cpp"] == kinds["memory, Qwen"] == {False}
     assert kinds["decode, Qwen speed"] == {True, False}  # three of them gave the launch time of an eager engine
 

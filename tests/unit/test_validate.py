@@ -204,6 +204,19 @@ def test_collectives_are_priced_among_their_ranks():
     assert kernels.timed({**row, "ranks": "2"}).time_s < eight
 
 
+def test_a_training_step_is_that_of_its_formula():
+    """GPT of 41 million parameters beside its table: the device's part alone is a bound from below."""
+    sizes = {"layers": "4", "hidden": "768", "intermediate": "3072", "heads": "12", "head_dim": "64"}
+    row = {"hardware": "a100-sxm-80gb", "op": "training_step", "vocabulary": "16384", "parameters": "53912064", **sizes}
+    small = kernels.timed({**row, "batch": "1", "sequence": "512"})
+    large = kernels.timed({**row, "batch": "256", "sequence": "512"})
+    flop = 6 * 256 * 512 * (41329152 + 16384 * 768)
+    assert flop / 312e12 < large.time_s < 20 * flop / 312e12
+    assert small.time_s < large.time_s
+    with pytest.raises(BadRequest, match="no training steps were measured on l4"):
+        kernels.timed({**row, "hardware": "l4", "batch": "1", "sequence": "512"})
+
+
 # Groups ---------------------------------------------------------------------------------------------------------------
 
 

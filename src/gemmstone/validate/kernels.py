@@ -1,4 +1,4 @@
-"""Single kernels: the time of one product of matrices or one collective, as measured and as priced.
+"""Single kernels: the time of one product of matrices or one collective, as measured and as priced; and steps of training.
 
 A row has `hardware` and `op`; of a gemm m, n, k and dtype, of a collective ranks and message_bytes. Measured is time_s, or
 flop_per_s where a source prints the rate.
@@ -20,6 +20,7 @@ from gemmstone.ops.matmul import gemm
 from gemmstone.predict.pricing import Pricing
 from gemmstone.simulate.metrics import Z80
 from gemmstone.simulate.scenario import Hardware, check_fidelity, load_cluster
+from gemmstone.validate.training import OP, training_step
 
 METRICS = ("time_s", "flop_per_s")
 COLLECTIVES: dict[str, Callable[..., Op]] = {
@@ -41,7 +42,7 @@ class Timed:
     dtype: str
     time_s: float
     error_frac: float
-    flop: float
+    flop: float = 0.0
 
     def metric(self, name: str) -> tuple[float, float, float]:
         """Value, low and high end of one of METRICS."""
@@ -59,6 +60,9 @@ def timed(row: Row, fidelity: str = "calibrated") -> Timed:
     """The price of a row's kernel, alone on its device and without an engine around it."""
     check_fidelity(fidelity)
     name = row.get("op", "").strip()
+    if name == OP:
+        device, seconds, error = training_step(row, _count)
+        return Timed(device=device, dtype="fp16", time_s=seconds, error_frac=error)
     dtype = dtypes.resolve(row.get("dtype", "").strip() or "bf16")
     if name == "gemm":
         m, n, k = (_count(row, column) for column in ("m", "n", "k"))
@@ -69,7 +73,7 @@ def timed(row: Row, fidelity: str = "calibrated") -> Timed:
         ranks = int(_count(row, "ranks"))
         op = COLLECTIVES[name](name, message_bytes=_count(row, "message_bytes"), ranks=ranks)
     else:
-        raise BadRequest(f"unknown op {name[:40]!r}: gemm, {', '.join(COLLECTIVES)}")
+        raise BadRequest(f"unknown op {name[:40]!r}: gemm, {', '.join(COLLECTIVES)}, {OP}")
     pricing = _pricing(row.get("hardware", ""), ranks, fidelity)
     found = pricing.price(op)
     return Timed(
