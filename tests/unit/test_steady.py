@@ -26,6 +26,10 @@ class Clock:
     deployment: Deployment = Deployment(engine="generic", max_num_batched_tokens=1000)
     host: EngineFit = EngineFit()
 
+    @property
+    def start_s(self) -> float:
+        return self.host.request_s
+
     def estimate(self, step: Step) -> Estimate:
         time = self.step_s + self.per_prompt_token_s * np.asarray(step.prefill_seqs * step.prefill_tokens, dtype=float)
         time = time + np.zeros_like(step.tokens)

@@ -53,13 +53,15 @@ BOUNDS: dict[str, tuple[float, float, float]] = {
 SERVING_PRIOR = {name: 0.12 if name.endswith("_factor") else 0.4 for name in BOUNDS}
 SERVING_PRIOR |= {"quantize_factor": 0.5, "prompt_token_s": 1.0, "attention_dp_steps": 2.0}  # hardly shared
 # What releases of one engine change freely: how requests come in and when a first token is sent. A generation with so many
-# rows has its own, held near those of the engine.
+# rows that tell it has its own, held near those of the engine.
 HABITS = ("request_s", "prompt_token_s", "neighbour_s", "first_token_steps", "attention_dp_steps")
 HABIT_PRIOR = dict.fromkeys(HABITS, 1.0)
 HABIT_ROWS = 20
 STATIC_PRIOR = {name: 0.3 if name.endswith("_factor") else 3.0 for name in BOUNDS}
 STATIC = ("step_s", "per_sequence_s", "per_prefill_token_s", "launch_factor", "communication_factor")
 MAX_SCALE_ROWS = 250
+FACTORS = len(Scale._fields) - 1  # of a Scale that multiply; the last one is seconds
+START_S, MOST_START_S = 0.1, 20.0  # where the search for it begins and ends
 # A generation (0.14 of 0.14.0) whose rows are off by so much together, where they are many and of several models and devices,
 # is another program than the one that the rest measures, and gets coefficients of its own.
 APART = 0.15  # median log of measured over predicted time; a faster one is not another program but speculates
@@ -161,8 +163,11 @@ def fit_scales(cases: Sequence[Case], fit: EngineFit) -> Scale:
     architecture = chosen[0].architecture
     weights = _weights(chosen)
 
+    def scaled(x: Array) -> Scale:
+        return Scale(*np.exp(x[:FACTORS]).tolist())._replace(start_s=START_S * float(np.exp(x[FACTORS])))
+
     def residuals(x: Array) -> Array:
-        scale = Scale(*(float(np.exp(value)) for value in x))
+        scale = scaled(x)
         trial = replace(fit, scales={architecture: scale})
         errors = []
         for case, weight in zip(chosen, weights, strict=True):
@@ -174,10 +179,11 @@ def fit_scales(cases: Sequence[Case], fit: EngineFit) -> Scale:
         bent = np.sign(bent) * np.sqrt(2.0 * (np.sqrt(1.0 + bent**2) - 1.0))
         return np.concatenate([bent, x / 2.0])
 
+    most = np.log([8.0] * FACTORS + [MOST_START_S / START_S])
     solved = least_squares(
-        residuals, np.zeros(len(Scale._fields)), bounds=(np.log(0.01), np.log(8.0)), max_nfev=20, diff_step=1e-3
+        residuals, np.zeros(len(Scale._fields)), bounds=(np.log(0.01), most), max_nfev=20, diff_step=1e-3
     )
-    return Scale(*(float(np.exp(value)) for value in solved.x))
+    return scaled(solved.x)
 
 
 class Fitted(NamedTuple):
@@ -198,20 +204,31 @@ def fitted(cases: Sequence[Case], names: Sequence[str], prior: Mapping[str, floa
     faster = speculative(cases, rough)
     kept = [case for case in cases if plausible(case, rough) and run_key(case) not in faster] or list(cases)
     fit = fit_engine(kept, names, rough, prior)
-    return Fitted(fit, _habits(kept, fit) if set(HABITS) <= set(names) else {}, kept)
+    return Fitted(fit, _generations(kept, fit) if set(HABITS) <= set(names) else {}, kept)
 
 
-def _habits(cases: Sequence[Case], fit: EngineFit) -> dict[str, EngineFit]:
-    """The coefficients of an engine's generations: HABITS of their own, the others the engine's."""
+def _generations(cases: Sequence[Case], fit: EngineFit) -> dict[str, EngineFit]:
+    """The coefficients of an engine's generations: the engine's, but for HABITS where rows tell a first token.
+
+    A generation that was only measured for its throughput has STATIC ones of its own.
+    """
     by_era: dict[str, list[Case]] = {}
     for case in cases:
-        if generation(case) and "ttft_s" in case.measured:
+        if generation(case):
             by_era.setdefault(generation(case), []).append(case)
-    return {
-        era: fit_engine(own, HABITS, fit, HABIT_PRIOR, around=fit)
-        for era, own in sorted(by_era.items())
-        if len(own) >= HABIT_ROWS
-    }
+    found = {}
+    for era, own in sorted(by_era.items()):
+        first = [case for case in own if "ttft_s" in case.measured]
+        if len(first) >= HABIT_ROWS:
+            found[era] = fit_engine(first, HABITS, fit, HABIT_PRIOR, around=fit)
+        elif not first and _many(own):
+            found[era] = fit_engine(own, STATIC, fit, AGED_PRIOR, around=fit)
+    return found
+
+
+def _many(cases: Sequence[Case]) -> bool:
+    """Whether a generation's rows are enough, and of enough models and devices, for kernels and host times of its own."""
+    return len(cases) >= APART_ROWS and len({case.group for case in cases}) >= APART_GROUPS
 
 
 def fit_all(paths: Sequence[Path]) -> dict[str, dict[str, Any]]:
@@ -258,8 +275,7 @@ def _apart(cases: Sequence[Case], fit: EngineFit) -> dict[str, list[Case]]:
     for era in sorted({generation(case) for case in cases} - {""}):
         own = [case for case in cases if generation(case) == era]
         slower = [delay for case in own for delay in _delays(case, fit)]
-        many = len(own) >= APART_ROWS and len({case.group for case in own}) >= APART_GROUPS
-        if many and float(np.median(slower)) > APART:
+        if _many(own) and float(np.median(slower)) > APART:
             found[era] = own
     return found
 
@@ -321,7 +337,7 @@ def _entries(
     generations = {
         era: {
             **entry,
-            **{name: _rounded(getattr(fit, name)) for name in HABITS},
+            **{name: _rounded(getattr(fit, name)) for name in names},
             "rows": sum(generation(case) == era for case in found.kept),
         }
         for era, fit in found.generations.items()

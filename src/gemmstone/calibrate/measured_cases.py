@@ -40,6 +40,11 @@ class Replay:
     sequences: Array
     prefill_tokens: Array
 
+    @property
+    def start_s(self) -> float:
+        """Seconds before a static batch starts."""
+        return self.host.request_s
+
     def estimate(self, step: Step) -> Estimate:
         """The step's time under `host`; `step` is the recorded one."""
         host = self.host
@@ -94,6 +99,10 @@ class _Recorder:
     def __init__(self, deployment: Deployment, timer: StepTimer) -> None:
         self.deployment, self.host, self.timer = deployment, EngineFit(), timer
         self.steps: list[tuple[Step, Estimate]] = []
+
+    @property
+    def start_s(self) -> float:
+        return self.timer.start_s
 
     def estimate(self, step: Step) -> Estimate:
         tree = self.timer.estimate(step)

@@ -33,13 +33,17 @@ class Fit:
 
 
 class Scale(NamedTuple):
-    """Factors on the datasheet rates, launches and exposed host time of a device that borrows another's coefficients."""
+    """Factors on the datasheet rates, launches and exposed host time of a device that borrows another's coefficients.
+
+    start_s: seconds that a static batch takes before it starts, where kernels are compiled or loaded while the clock runs.
+    """
 
     compute: float = 1.0
     bandwidth: float = 1.0
     link: float = 1.0
     launch: float = 1.0
     host: float = 1.0
+    start_s: float = 0.0
 
     def apply(self, rates: Rates) -> Rates:
         """The rates the kernels of this device get out of its datasheet, relative to its lender's."""

@@ -41,6 +41,11 @@ class StepTimer:
     pricing: Pricing
     host: EngineFit = EngineFit()
 
+    @property
+    def start_s(self) -> float:
+        """Seconds before a static batch starts: transport, and what the device compiles or loads first."""
+        return self.host.request_s + self.pricing.scale.start_s
+
     def estimate(self, step: Step) -> Estimate:
         """The tree of one step, arrays over the operating points of `step`."""
         groups = techniques.built(self.model, self.deployment, step)

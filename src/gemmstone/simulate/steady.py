@@ -45,6 +45,10 @@ class Timer(Protocol):
     def host(self) -> EngineFit:
         """What the engine adds."""
 
+    @property
+    def start_s(self) -> float:
+        """Seconds before a static batch starts."""
+
     def estimate(self, step: Step) -> Estimate:
         """The tree of a step, arrays over its operating points."""
 
@@ -191,9 +195,9 @@ def static_batch(timer: Timer, slots: float, workload: Workload, batch: Array) -
     running = batch / rounds
     points = _points(timer, size, running, prefill_first=True)
     prompts_s = _all_prompts(points, timer.deployment.pipeline_parallel)
-    ttft_s = prompts_s + timer.host.request_s
+    ttft_s = prompts_s + timer.start_s
     generate_s = np.maximum(size.output - 1.0, 0.0) / size.tokens_per_step * points.decode_s
-    total_s = rounds * (prompts_s + generate_s) + timer.host.request_s
+    total_s = rounds * (prompts_s + generate_s) + timer.start_s
     return Steady(
         running=running,
         waiting=np.maximum(asked - running, 0.0),
