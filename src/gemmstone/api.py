@@ -1,11 +1,11 @@
 """The verbs: what the command line, other programs and notebooks call. Each answers with the contract's JSON document.
 
-predict, predict_cases, plan, compare, validate, catalog_devices, catalog_models, catalog_engines
+predict, predict_cases, plan, compare, validate, calibrate, catalog_devices, catalog_models, catalog_engines
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, replace
 from typing import TYPE_CHECKING, Any
 
@@ -38,6 +38,7 @@ __all__ = [
     "Money",
     "Scenario",
     "Workload",
+    "calibrate",
     "compare",
     "image_size",
     "money",
@@ -224,6 +225,39 @@ def training_energy(
     found = run_energy.of_run(cluster.device, cluster.num_devices, hours or 0.0, made_of, watts)
     counted = {"hardware": hardware, "region": said.region or carbon.DEFAULT_REGION, "counted_with": said.facts()}
     return {**_head("training_energy", []), **counted, **asdict(found)}
+
+
+def calibrate(
+    sources: Sequence[str],
+    *,
+    name: str = "",
+    out: str = "",
+    families: Sequence[str] = (),
+    devices: Sequence[str] = (),
+    check: bool = False,
+    strict: bool = False,
+    accept: Sequence[str] = (),
+    say: Callable[[str], None] = lambda line: None,
+) -> dict[str, Any]:
+    """Coefficients fitted to measurements in files and folders: the document `gemmstone.calibrate/1`.
+
+    They are written into `out`, or under `name` into the user's data folder, once the measurements passed the lint; `check`
+    does no more than look. `say` gets a line per fit and finding.
+    """
+    from gemmstone.calibrate import session  # lazy: no other verb needs what reads tables
+
+    asked = session.Asked(
+        sources=tuple(sources),
+        name=name,
+        out=out,
+        families=tuple(families),
+        devices=tuple(devices),
+        check=check,
+        strict=strict,
+        accept=tuple(accept),
+    )
+    document = session.calibrate(asked, say)
+    return {**_head("calibrate", session.warnings(document)), **document}
 
 
 def catalog_devices(name: str | None = None) -> dict[str, Any]:

@@ -27,10 +27,25 @@ def test_own_coefficients_replace_the_shipped_ones(tmp_path: Path, monkeypatch: 
     (tmp_path / "h100-sxm.json").write_text(json.dumps(shipped), encoding="utf-8")
     (tmp_path / "calibration_engines.json").write_text('{"vllm": {"step_s": 0.25}}', encoding="utf-8")
     monkeypatch.setenv(calibration_files.VARIABLE, str(tmp_path))
-    assert len(calibration_files.load("h100-sxm")) == 1
+    found = calibration_files.load("h100-sxm")
+    own = found[0]
+    assert own == calibration_files.read(tmp_path / "h100-sxm.json")[0]
+    same_kind = [fit for fit in found if (fit.family, fit.engine, fit.variant) == (own.family, own.engine, own.variant)]
+    assert same_kind == [own]
+    assert {fit.family for fit in found} > {own.family}  # what the own file has nothing of is the shipped one's to say
     assert len(calibration_files.load("h200-sxm")) > 1
     assert calibration_files.engine_fit("vllm").step_s == 0.25
     assert calibration_files.engine_fit("sglang").step_s < 0.01
+
+
+def test_a_calibration_is_found_by_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path))
+    folder = calibration_files.named("lab")
+    assert folder == tmp_path / "gemmstone" / "calibration" / "lab"
+    folder.mkdir(parents=True)
+    (folder / "calibration_engines.json").write_text('{"vllm": {"step_s": 0.25}}', encoding="utf-8")
+    monkeypatch.setenv(calibration_files.VARIABLE, "lab")
+    assert calibration_files.engine_fit("vllm").step_s == 0.25
 
 
 def test_a_directory_that_is_not_there_is_said(monkeypatch: pytest.MonkeyPatch) -> None:

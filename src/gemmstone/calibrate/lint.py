@@ -7,11 +7,100 @@ A decode rate whose weights would have crossed the memory faster than the memory
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import permutations
+from typing import NamedTuple
+
+import numpy as np
+
+from gemmstone.calibrate import lint_rows, lint_tables
+from gemmstone.calibrate.findings import LEFT_OUT, NOTED, REFUSED, Finding, worst_first
+from gemmstone.calibrate.measurements import Measurements
 
 MIN_ROWS = 5  # of both columns, below which a pattern may be chance
 ROUNDING = 0.011  # of numbers with two decimals: half a unit on either side of a difference
+
+KINDS = (
+    "unreadable",
+    "shifted",
+    "impossible",
+    "repeated",
+    "contradiction",
+    "scaled copy",
+    "too fast",
+    "outlier",
+    "backwards",
+    "wrong unit",
+    "mislabelled",
+    "empty column",
+)
+
+
+class Report(NamedTuple):
+    """What a look at measurements found, worst first, and the measurements that are left to fit."""
+
+    findings: tuple[Finding, ...]
+    measured: tuple[Measurements, ...]
+
+    @property
+    def refused(self) -> list[Finding]:
+        """The findings that forbid a fit."""
+        return [finding for finding in self.findings if finding.severity == REFUSED]
+
+    def left_out(self) -> dict[str, set[int]]:
+        """Rows of each file that are not to be fitted."""
+        rows: dict[str, set[int]] = {}
+        for finding in self.findings:
+            if finding.severity == LEFT_OUT:
+                rows.setdefault(finding.file, set()).update(finding.rows)
+        return rows
+
+
+def check(
+    measured: Iterable[Measurements], found: Iterable[Finding] = (), *, accept: Iterable[str] = (), strict: bool = False
+) -> Report:
+    """Looks at measurements from all sides; `found` is what their reading found already.
+
+    Findings of kinds in `accept` are noted alone, and their rows stay. `strict` refuses rows that would be left out.
+    """
+    accepted = set(accept)
+    measured, findings = list(measured), list(found)
+    kept = []
+    for one in measured:
+        rows, clean = _rows(one, accepted)
+        findings += rows
+        if clean.seconds.size:
+            kept.append(clean)
+    findings += [*lint_tables.labels(kept), *lint_tables.copies(kept)]
+    return Report(tuple(worst_first(_judged(finding, accepted, strict) for finding in findings)), tuple(kept))
+
+
+def _judged(finding: Finding, accepted: set[str], strict: bool) -> Finding:
+    if finding.kind in accepted:
+        return finding._replace(severity=NOTED)
+    return finding._replace(severity=REFUSED) if strict and finding.severity == LEFT_OUT else finding
+
+
+def _rows(found: Measurements, accepted: set[str]) -> tuple[list[Finding], Measurements]:
+    """Findings in single rows, and the rows that are left: each check sees what those before it let pass."""
+    findings: list[Finding] = []
+    checks = (
+        lint_rows.impossible,
+        lint_rows.repeats,
+        lint_rows.beyond_the_device,
+        lint_rows.outliers,
+        lint_rows.backwards,
+    )
+    for look in checks if found.family else checks[:2]:
+        for finding in look(found):
+            findings.append(finding)
+            if finding.severity == LEFT_OUT and finding.kind not in accepted:
+                found = found.at(np.flatnonzero(~np.isin(found.rows, finding.rows)))
+            elif finding.kind == "impossible":  # numbers that no later check could do with
+                found = found.at(np.flatnonzero(np.isfinite(found.seconds) & (found.seconds > 0)))
+        if not found.seconds.size:
+            break
+    return findings, found
 
 
 def derived_columns(rows: Sequence[Mapping[str, float | None]]) -> list[str]:

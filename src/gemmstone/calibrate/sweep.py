@@ -7,6 +7,9 @@ import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
 
 from gemmstone.calibrate import tables
 from gemmstone.calibrate.fit import FitSpec, Sample, fit_sample, significant
@@ -14,6 +17,15 @@ from gemmstone.catalog import calibration_files, device_files
 from gemmstone.core.calibration import Fit
 from gemmstone.core.errors import BadRequest
 from gemmstone.core.lookup import unknown
+
+MIN_GROUPS = 3  # of shapes, that a fit can hold some out of
+
+
+class Fitted(NamedTuple):
+    """The fits that were made, and a line for each kernel with too few shapes for one."""
+
+    fits: list[Fit]
+    too_few: list[str]
 
 
 def run(
@@ -28,6 +40,21 @@ def run(
     `families` and `devices` (slugs) limit what is done. A fit replaces the one with the same family, engine, variant and
     kernel; others in the file stay. `say` gets a line per fit. Raises BadRequest when there is nothing to fit.
     """
+    made = fit_all(directory, out, families, devices, say)
+    if not made.fits:
+        raise BadRequest(made.too_few[0])
+    return made.fits
+
+
+def fit_all(
+    directory: Path,
+    out: Path,
+    families: Iterable[str] | None = None,
+    devices: Iterable[str] | None = None,
+    say: Callable[[str], None] = lambda line: None,
+    own: Sequence[Sample] = (),
+) -> Fitted:
+    """As `run`, with samples of other files in `own`; kernels of too few shapes are named and not fitted."""
     from gemmstone.calibrate.families import FAMILIES
 
     chosen = list(FAMILIES) if families is None else list(families)
@@ -37,16 +64,26 @@ def run(
     if not directory.is_dir():
         raise BadRequest(f"{str(directory)[:200]!r} is not a directory of kernel tables")
     slugs = None if devices is None else [device_files.find(name).slug for name in devices]
-    fits: list[Fit] = []
+    made = Fitted([], [])
     for name in chosen:
-        for sample in _read(FAMILIES[name], directory, slugs):
-            fits.append(_fit(FAMILIES[name], sample))
-            say(line(fits[-1]))
-    if not fits:
+        spec = FAMILIES[name]
+        for sample in [*_read(spec, directory, slugs), *(one for one in own if one.op.kind == name)]:
+            if np.unique(sample.groups).size < MIN_GROUPS:
+                made.too_few.append(_too_few(name, sample))
+                say(made.too_few[-1])
+                continue
+            made.fits.append(_fit(spec, sample))
+            say(line(made.fits[-1]))
+    if not made.fits and not made.too_few:
         raise BadRequest(f"{str(directory)[:200]!r} holds no table of a known kernel family and device")
-    for device in sorted({fit.device for fit in fits}):
-        save(out, device, [fit for fit in fits if fit.device == device])
-    return fits
+    for device in sorted({fit.device for fit in made.fits}):
+        save(out, device, [fit for fit in made.fits if fit.device == device])
+    return made
+
+
+def _too_few(family: str, sample: Sample) -> str:
+    name = f"{family} {sample.variant} on {sample.device} {sample.engine} {sample.kernel}".strip()
+    return f"{name}: {sample.seconds.size} calls are too few shapes to fit"
 
 
 def _read(spec: FitSpec, directory: Path, slugs: list[str] | None) -> Sequence[Sample]:

@@ -9,11 +9,14 @@ from __future__ import annotations
 
 import hashlib
 import importlib.util
+import json
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+import numpy as np
 
 from gemmstone.catalog import device_files
 from gemmstone.core import dtypes
@@ -28,6 +31,7 @@ if TYPE_CHECKING:
     Frame = pl.DataFrame
 
 MAX_FILE_BYTES = 1 << 30
+LEFT_OUT = ".left-out"  # beside a table: a JSON list of rows, counted from 1, that are not read
 # Names of the tables' own that no device file has as slug or alias.
 GPUS = {
     "a100": "a100-sxm-80gb",
@@ -78,7 +82,7 @@ def load(directory: Path, family: str, table: str, devices: Iterable[str] | None
     if merged.is_file():
         yield from _split(read(merged), merged, wanted)
         return
-    root = next((p for p in (directory, directory / "data", directory / "systems" / "data") if _has_gpus(p)), None)
+    root = folders(directory)
     if root is None:
         return
     for path in sorted(root.glob(f"*/{family}/*/*/{table}_perf.parquet")):
@@ -184,6 +188,11 @@ def _split(rows: pl.DataFrame, path: Path, wanted: set[str] | None) -> Iterator[
             yield Table(device=device, backend=backend, version=version, rows=parts[key], name=path.name, sha256=digest)
 
 
+def folders(directory: Path) -> Path | None:
+    """Where below a directory the layout of folders begins (GPU/FAMILY/BACKEND/VERSION); None without one."""
+    return next((p for p in (directory, directory / "data", directory / "systems" / "data") if _has_gpus(p)), None)
+
+
 def _has_gpus(path: Path) -> bool:
     return path.is_dir() and next(path.glob("*/*/*/*/*_perf.parquet"), None) is not None
 
@@ -199,7 +208,23 @@ def read(path: Path) -> pl.DataFrame:
         frame = pl.read_parquet(path)
     except (pl.exceptions.PolarsError, OSError) as error:
         raise BadRequest(f"{path.name} is not a readable parquet file: {str(error)[:120]}") from None
-    return frame.with_columns(pl.col(pl.Categorical).cast(pl.String))
+    frame = frame.with_columns(pl.col(pl.Categorical).cast(pl.String))
+    beside = path.with_name(path.name + LEFT_OUT)
+    if not beside.is_file():
+        return frame
+    rows = np.array(json.loads(beside.read_text(encoding="utf-8")), dtype=np.int64)
+    return frame.filter(~np.isin(np.arange(1, frame.height + 1), rows))
+
+
+def columns(path: Path) -> list[str]:
+    """Names of a parquet file's columns; none of one that cannot be read."""
+    require()
+    import polars as pl
+
+    try:
+        return pl.scan_parquet(path).collect_schema().names()
+    except (pl.exceptions.PolarsError, OSError):
+        return []
 
 
 def require() -> None:

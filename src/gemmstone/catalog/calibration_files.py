@@ -1,7 +1,8 @@
 """Fitted coefficients, one JSON file per device: those that are shipped, or the user's own.
 
-A directory named by the environment variable GEMMSTONE_CALIBRATION comes first: what `python -m gemmstone.calibrate --out DIR`
-wrote there replaces the shipped coefficients of the same devices, and DIR/calibration_engines.json those of the engines.
+The environment variable GEMMSTONE_CALIBRATION names a directory, or a calibration that `gemmstone calibrate --name NAME` made.
+What lies there comes first: its fits of a family, engine and number format replace the shipped ones on the same device, and
+its calibration_engines.json those of the engines.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from gemmstone.core.errors import BadRequest
 
 DIRECTORY = Path(__file__).parent / "calibration"
 VARIABLE = "GEMMSTONE_CALIBRATION"
+THIS_MACHINE = "this-machine"  # the name of a calibration that was given none
 MAX_FILE_BYTES = 4 << 20
 MAX_FITS = 2000
 _VERSION = re.compile(r"v?(\d{1,4})\.(\d{1,4})", re.ASCII)
@@ -34,20 +36,42 @@ def published() -> list[str]:
 
 @cache
 def load(device: str) -> tuple[Fit, ...]:
-    """All fits of a device slug; () for a device that was never measured."""
-    for directory in (*_own(), DIRECTORY):
-        path = directory / f"{device}.json"
-        # a slug is a plain file name; anything else is no device of this catalogue
-        if path.parent == directory and path.is_file():
-            return read(path)
-    return ()
+    """All fits of a device slug; () for a device that was never measured.
+
+    What the user's own lack, other families or formats, is the shipped one's to say.
+    """
+    mine, shipped = (tuple(fit for folder in folders for fit in _of(folder, device)) for folders in (own(), (DIRECTORY,)))
+    said = {_kind(fit) for fit in mine}
+    return mine + tuple(fit for fit in shipped if _kind(fit) not in said)
 
 
-def _own() -> tuple[Path, ...]:
-    named = os.environ.get(VARIABLE, "")
-    if named and not Path(named).is_dir():
-        raise BadRequest(f"{VARIABLE} names {named!r}, which is not a directory of calibration files")
-    return (Path(named),) if named else ()
+def _of(directory: Path, device: str) -> tuple[Fit, ...]:
+    path = directory / f"{device}.json"
+    # a slug is a plain file name; anything else is no device of this catalogue
+    return read(path) if path.parent == directory and path.is_file() else ()
+
+
+def _kind(fit: Fit) -> tuple[str, str, str]:
+    return fit.family, fit.engine, fit.variant
+
+
+def named(name: str) -> Path:
+    """The folder of a calibration by its name, in the user's data folder (XDG_DATA_HOME, else ~/.local/share)."""
+    home = os.environ.get("XDG_DATA_HOME", "")
+    return (Path(home) if home else Path.home() / ".local" / "share") / "gemmstone" / "calibration" / name
+
+
+def own() -> tuple[Path, ...]:
+    """The user's own folder of coefficients; () without one. Raises BadRequest where the variable names none."""
+    asked = os.environ.get(VARIABLE, "")
+    if not asked:
+        return ()
+    for folder in (Path(asked), named(asked)):
+        if folder.is_dir():
+            return (folder,)
+    raise BadRequest(
+        f"{VARIABLE} names {asked!r}, which is neither a directory of calibration files nor a calibration of that name"
+    )
 
 
 def read(path: Path) -> tuple[Fit, ...]:
@@ -126,7 +150,7 @@ def era(engine: str, version: str) -> str:
 @cache
 def _engines() -> dict[str, Any]:
     document: dict[str, Any] = {}
-    for path in (ENGINES_FILE, *(directory / ENGINES_FILE.name for directory in _own())):
+    for path in (ENGINES_FILE, *(directory / ENGINES_FILE.name for directory in own())):
         if path.is_file():
             document |= json.loads(path.read_text(encoding="utf-8"))
     return document

@@ -1,0 +1,81 @@
+"""gemmstone calibrate: measurements in, coefficients that predictions use out."""
+
+from __future__ import annotations
+
+import sys
+from typing import Annotated, Any
+
+import typer
+
+from gemmstone.cli import options as opt
+from gemmstone.cli.output import one_line, print_json
+
+HELP = "Look at measured kernel times and fit coefficients to them, which predictions then use."
+EXAMPLE = "\b\nExample:\n  gemmstone calibrate --from measurements.csv --check"
+NAMES = list[str] | None
+
+
+def command(
+    from_: Annotated[
+        NAMES,
+        typer.Option("--from", metavar="FILE|DIR", help="Measurements: a CSV or Parquet file, or a folder of tables."),
+    ] = None,
+    name: Annotated[
+        str,
+        typer.Option(help="What the calibration is called: GEMMSTONE_CALIBRATION=NAME uses it.", show_default=False),
+    ] = "",
+    out: Annotated[str, typer.Option(metavar="DIR", help="Write into this folder instead.", show_default=False)] = "",
+    family: Annotated[NAMES, typer.Option(help="Only this kernel family; may be repeated.")] = None,
+    device: Annotated[NAMES, typer.Option(help="Only this device; may be repeated.")] = None,
+    check: Annotated[bool, typer.Option("--check", help="Look at the measurements alone; write nothing.")] = False,
+    strict: Annotated[bool, typer.Option("--strict", help="Refuse rows that would be left out.")] = False,
+    accept: Annotated[
+        NAMES, typer.Option(metavar="KIND", help="Findings of this kind shall not stop it; may be repeated.")
+    ] = None,
+    json_: opt.JSON = False,
+) -> None:
+    """Reads, looks, fits and says where the coefficients lie."""
+    from gemmstone import api
+    from gemmstone.core.errors import BadRequest
+
+    if not from_:
+        raise BadRequest("name the measurements: --from FILE or --from FOLDER")
+    document = api.calibrate(
+        from_,
+        name=name,
+        out=out,
+        families=family or (),
+        devices=device or (),
+        check=check,
+        strict=strict,
+        accept=accept or (),
+        say=lambda line: print(one_line(line), file=sys.stderr),
+    )
+    if json_:
+        print_json(document)
+    elif check:
+        _print_findings(document)
+    else:
+        _print_fits(document)
+
+
+def _print_findings(document: dict[str, Any]) -> None:
+    for finding in document["findings"]:
+        rows = finding["rows"][:3]
+        where = f" rows {', '.join(map(str, rows))}" if rows else ""
+        more = f" and {finding['num_rows'] - len(rows):,} more" if finding["num_rows"] > len(rows) else ""
+        print(
+            one_line(f"{finding['severity']}: {finding['file']}{where}{more}: {finding['kind']}: {finding['message']}")
+        )
+    read = sum(entry["rows"] for entry in document["inputs"])
+    refused = sum(finding["severity"] == "refused" for finding in document["findings"])
+    left_out = document["left_out_rows"]
+    print(
+        f"{read:,} rows in {len(document['inputs'])} files: {refused} reasons to refuse, {left_out:,} rows to leave out"
+    )
+
+
+def _print_fits(document: dict[str, Any]) -> None:
+    made = document["calibration"]
+    print(f"{len(document['fits'])} fits written to {made['directory']}")
+    print(f"use them with: export GEMMSTONE_CALIBRATION={made['name'] or made['directory']}")

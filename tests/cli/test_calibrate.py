@@ -1,0 +1,152 @@
+"""gemmstone calibrate: what a user's own measurements come to, and what is said of bad ones."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from gemmstone.catalog import calibration_files
+
+HEADER = "family,device,engine,dtype,m,n,k,milliseconds"
+
+
+@pytest.fixture(autouse=True)
+def own_data(tmp_path, monkeypatch):
+    """Calibrations go into a folder of this test, and what was read before is read again."""
+    monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path / "data"))
+    monkeypatch.delenv(calibration_files.VARIABLE, raising=False)
+    calibration_files.load.cache_clear()
+    yield
+    calibration_files.load.cache_clear()
+
+
+def written(path: Path, device: str = "h100-sxm", speed: float = 1.0, times: int = 1) -> Path:
+    """Made-up times of 12 weight shapes on a device that reaches 700 TFLOP/s and 2.7 TB/s, with 2% of noise."""
+    rng = np.random.default_rng(0)
+    lines = [HEADER]
+    for n in (512, 1024, 4096, 8192):
+        for k in (1024, 4096, 8192):
+            for m in (1, 16, 128, 1024, 4096):
+                work_s = max(2 * m * n * k / 7e14, 2 * (n * k + m * k + m * n) / 2.7e12) + 4e-6
+                shown = work_s * 1e3 * speed * float(np.exp(0.02 * rng.standard_normal()))
+                lines += [f"gemm,{device},vllm,bf16,{m},{n},{k},{shown:.6g}"] * times
+    path.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    return path
+
+
+def test_measurements_become_coefficients_that_predictions_use(gemmstone, tmp_path, monkeypatch):
+    slow = written(tmp_path / "own.csv", speed=1.5)
+    outcome = gemmstone("calibrate", "--from", str(slow), "--name", "slow", "--json")
+    document = outcome.printed
+    assert outcome.code == 0
+    assert document["schema"] == "gemmstone/calibrate/1"
+    (fit,) = document["fits"]
+    assert (fit["family"], fit["device"], fit["engine"], fit["points"]) == ("gemm", "h100-sxm", "vllm", 60)
+    assert fit["holdout_median"] < 0.05
+    assert document["inputs"][0]["rows"] == 60
+    folder = Path(document["calibration"]["directory"])
+    assert folder == tmp_path / "data" / "gemmstone" / "calibration" / "slow"
+    assert json.loads((folder / "h100-sxm.json").read_text())["fits"][0]["inputs"]["sha256"]
+
+    asked = ("predict", "llama-3.1-8b", "--on", "h100-sxm", "--input", "2048", "--batch", "8", "--json")
+    before = gemmstone(*asked).document["metrics"]["ttft_s"]["value"]
+    monkeypatch.setenv(calibration_files.VARIABLE, "slow")
+    calibration_files.load.cache_clear()
+    from gemmstone.simulate import scenario
+
+    scenario.pricing.cache_clear()
+    scenario._system.cache_clear()
+    after = gemmstone(*asked).document["metrics"]["ttft_s"]["value"]
+    scenario.pricing.cache_clear()
+    scenario._system.cache_clear()
+    assert after > 1.2 * before
+
+
+def test_a_run_for_people_says_how_to_use_it(gemmstone, tmp_path):
+    outcome = gemmstone("calibrate", "--from", str(written(tmp_path / "own.csv")))
+    assert outcome.code == 0
+    assert outcome.out.splitlines()[-1] == "use them with: export GEMMSTONE_CALIBRATION=this-machine"
+    assert "held-out" in outcome.err
+
+
+def test_a_check_writes_nothing_and_shows_what_it_found(gemmstone, tmp_path):
+    path = written(tmp_path / "own.csv")
+    path.write_text(path.read_text().replace("\n", ",x\n", 5).replace(",x", "", 1), encoding="utf-8")
+    outcome = gemmstone("calibrate", "--from", str(path), "--check")
+    assert (outcome.code, outcome.err) == (0, "")
+    assert "left out: own.csv rows 2, 3, 4 and 1 more: shifted" in outcome.out
+    assert outcome.out.splitlines()[-1] == "56 rows in 1 files: 0 reasons to refuse, 4 rows to leave out"
+    assert not (tmp_path / "data").exists()
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (lambda text: text.replace("h100-sxm", "a100-sxm-80gb"), "a100-sxm-80gb can be"),
+        (lambda text: text.replace("h100-sxm", "b200-sxm"), "those of bf16 on h100-sxm"),
+        (lambda text: text.replace("milliseconds", "microseconds"), "faster than h100-sxm can be"),
+        (lambda text: text.replace("milliseconds", "seconds"), "is the unit another"),
+        (lambda text: text.replace("h100-sxm", "h1000"), "did you mean"),
+        (lambda text: text.replace("gemm,", "gem,"), "did you mean 'gemm'"),
+        (lambda text: text.replace("bf16", "bf61"), "row 2: unknown"),
+        (lambda text: text.replace("milliseconds", "time"), "one column of seconds, milliseconds, microseconds"),
+        (lambda text: text.replace(",k,", ",kk,"), "rows of gemm need the column k"),
+        (lambda text: text.replace("dtype", "type"), "needs the columns family, device, dtype"),
+        (lambda text: text.replace(",m,", ",n,"), "two columns have the same name"),
+        (lambda text: "", "holds no table of kernel times"),
+    ],
+)
+def test_what_cannot_be_fitted_is_refused_in_one_line(gemmstone, tmp_path, change, said):
+    path = written(tmp_path / "own.csv")
+    path.write_text(change(path.read_text()), encoding="utf-8")
+    outcome = gemmstone("calibrate", "--from", str(path))
+    assert outcome.code == 2
+    assert said in outcome.problem
+    assert outcome.out == ""
+    assert not (tmp_path / "data").exists()
+
+
+def test_rows_that_are_left_out_are_told_of_and_strict_refuses_them(gemmstone, tmp_path):
+    path = written(tmp_path / "own.csv", times=1)
+    lines = path.read_text().splitlines()
+    lines[6] = lines[6].rpartition(",")[0] + ",0"
+    path.write_text("\n".join(lines), encoding="utf-8")
+    outcome = gemmstone("calibrate", "--from", str(path), "--json")
+    assert outcome.printed["left_out_rows"] == 1
+    assert outcome.printed["fits"][0]["points"] == 59
+    assert "own.csv: row 7: " in outcome.err
+    assert any("impossible" in warning for warning in outcome.printed["warnings"])
+    refused = gemmstone("calibrate", "--from", str(path), "--strict")
+    assert refused.code == 2
+    assert "own.csv: row 7: " in refused.problem
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        (),
+        ("--from", "nowhere.csv"),
+        ("--from", "own.csv", "--name", "../up"),
+        ("--from", "own.csv", "--accept", "anything"),
+        ("--from", "own.csv", "--family", "gem"),
+        ("--from", "own.csv", "--device", "h1000"),
+    ],
+)
+def test_questions_that_make_no_sense_are_refused(gemmstone, tmp_path, monkeypatch, arguments):
+    monkeypatch.chdir(tmp_path)
+    written(tmp_path / "own.csv")
+    outcome = gemmstone("calibrate", *arguments)
+    assert outcome.code == 2
+    assert outcome.problem
+
+
+def test_too_few_shapes_are_no_fit(gemmstone, tmp_path):
+    path = tmp_path / "own.csv"
+    path.write_text(f"{HEADER}\ngemm,h100-sxm,vllm,bf16,1,4096,4096,0.0161\n", encoding="utf-8")
+    outcome = gemmstone("calibrate", "--from", str(path), "--json")
+    assert outcome.code == 0
+    assert outcome.printed["fits"] == []
+    assert "too few shapes" in outcome.printed["not_fitted"][0]
