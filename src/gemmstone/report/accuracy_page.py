@@ -33,7 +33,8 @@ From each public source a modest sample that covers its devices, models, engines
 that brings most that is new. Devices that the catalogue does not describe, and models that it does not ship, are left out. So are, for
 reasons that do not look at our predictions:
 
-- deployments that would have to be faster than their devices' datasheets allow for what their columns say;
+- deployments that would have to be faster than their devices' datasheets allow for what their columns say, and DeepBench's products for
+  inference, which are in a narrower format than their sheet says;
 - GPT-J of MLPerf, which searches with four beams, and Mixtral of MLPerf, whose lengths of prompts are not published;
 - one column of a benchmark of A100s whose tokens/s need 1.4 times the bandwidth of the memory, and one that is labelled FP32 and equals FP16;
 - 16-bit prompts of llama.cpp on A100 SXM, at 600 tokens/s a twentieth of the same table's PCIe card;

@@ -7,7 +7,7 @@ flop_per_s where a source prints the rate.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 
 import numpy as np
@@ -68,6 +68,7 @@ def timed(row: Row, fidelity: str = "calibrated") -> Timed:
         m, n, k = (_count(row, column) for column in ("m", "n", "k"))
         output = "fp32" if dtype in ("fp32", "tf32") else "bf16"
         op = gemm(name, m=m, n=n, k=k, weights=dtype, activations=dtype, output=output)
+        op = replace(op, shape={**op.shape, "quantize_bytes": 0.0})  # both factors came in that format
         ranks = 1
     elif name in COLLECTIVES:
         ranks = int(_count(row, "ranks"))
