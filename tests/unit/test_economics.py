@@ -59,7 +59,7 @@ def test_embodied_is_zero_only_where_zero_was_given() -> None:
 
 def test_scopes_contain_each_other_at_every_power() -> None:
     watts = np.linspace(1.0, 700.0, 30)
-    device, node, site = (scoped_w(H100, watts, Economics(energy_scope=scope, pue=1.2)) for scope in api_scopes())
+    device, node, site = (scoped_w(H100, watts, Economics(energy_scope=scope, pue=1.2), 8.0) for scope in api_scopes())
     assert np.all(device < node)
     assert np.allclose(site, 1.2 * node)
 

@@ -5,8 +5,9 @@ python -m gemmstone.calibrate.node --from TABLES [--out FILE]
     wall = device x device_w + board x TDP of devices on one baseboard + processors x TDP of the host's processors
 
 Device power is known in the runs under a power limit, which the submitters published (node_systems.csv, each row with its
-source): there it is the limit. Hold-out leaves whole systems out. Where the processors are not known, their share is taken
-for a share of the devices' TDP instead. Power supplies: the same runs metered at AC and at DC.
+source): there it is the limit. Hold-out leaves whole systems out. Where the processors are not known, they are part of the
+board's share; servers of cards then have a power of their own, the median of what meters show beyond the cards, cards without
+a known limit at three quarters of their TDP. Power supplies: the same runs metered at AC and at DC.
 
     processors of load l: P / TDP = idle + span (1 - (1 - l)^bend), on RAPL, one processor held out at a time
 """
@@ -32,6 +33,7 @@ from gemmstone.core.errors import BadRequest, GemmstoneError
 SYSTEMS = Path(__file__).with_name("node_systems.csv")
 SUMMARY, LOGS = "energy_mlperf_inference_summary.csv", "energy_mlperf_inference_logs.csv"
 METERS, PROCESSORS = "energy_mlperf_training_nodes.csv", "energy_cpu_load_rapl.csv"
+UNKNOWN_OF_TDP = 0.75  # what cards without a known limit draw: 60 W at most where the server draws 300 W
 LONG_RUN_S = 600.0  # shorter runs are half start-up, whose power is not that of training
 # Sockets and TDP of the processors metered with RAPL (reference/cpu_tdp.csv; the sockets from their threads). A folder whose
 # readings exceed the TDP of the processor that it names is no measurement of it.
@@ -53,6 +55,7 @@ class Metered:
     baseboard: bool
     processors_tdp_w: float
     wall_w: float
+    limited: bool = True  # whether what the devices draw is known
 
 
 def main() -> int:
@@ -69,26 +72,36 @@ def main() -> int:
         return error.exit_code
     given.out.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
     print(
-        json.dumps({name: found[name] for name in ("known_host", "unknown_host", "processors", "training")}, indent=1)
+        json.dumps(
+            {name: found[name] for name in ("known_host", "unknown_host", "cards", "processors", "training")}, indent=1
+        )
     )
     return 0
 
 
 def fit(directory: Path) -> dict[str, Any]:
     """All coefficients with their hold-out errors, and the hashes of the tables they come from."""
-    runs = metered(directory)
+    every = metered(directory)
+    runs, boards = limited(every), on_boards(every)
     efficiency = supply_efficiency(directory)
-    known, unknown = holdout(runs, _known), holdout(runs, _unknown)
+    coefficients = solved(runs, known_terms)
     names = (SUMMARY, LOGS, METERS, PROCESSORS)
     return {
         "inputs": {name: sha256_of(directory / name) for name in names},
         "systems": sha256_of(SYSTEMS),
         "runs": len(runs),
-        "known_host": dict(zip(("device", "board", "processors"), solved(runs, _known), strict=True)) | known,
-        "unknown_host": dict(zip(("device", "board", "plain"), solved(runs, _unknown), strict=True)) | unknown,
+        "known_host": {
+            **dict(zip(("device", "board", "processors"), coefficients, strict=True)),
+            **holdout(runs, known_terms),
+        },
+        "unknown_host": {
+            **dict(zip(("device", "board"), solved(boards, board_terms), strict=True)),
+            **holdout(boards, board_terms),
+        },
+        "cards": cards(every, coefficients[0]),
         "supply_efficiency": efficiency,
         "processors": processor_curve(directory),
-        "training": training(directory, solved(runs, _known), efficiency["median"]),
+        "training": training(directory, coefficients, efficiency["median"]),
     }
 
 
@@ -105,11 +118,12 @@ def metered(directory: Path) -> list[Metered]:
         found.append(
             Metered(
                 system=f"{row['submitter']} {row['system']}",
-                devices_w=count * float(row["device_limit_w"]),
+                devices_w=count * float(row["device_limit_w"] or UNKNOWN_OF_TDP * float(device.tdp_w or 0.0)),
                 devices_tdp_w=count * float(device.tdp_w or 0.0),
                 baseboard=row["baseboard"] == "1",
-                processors_tdp_w=float(row["processors_w"]),
+                processors_tdp_w=float(row["processors_w"] or 0.0),
                 wall_w=walls[key],
+                limited=bool(row["device_limit_w"]),
             )
         )
     return found
@@ -128,12 +142,40 @@ def _walls(directory: Path) -> dict[tuple[str, ...], float]:
     return found
 
 
-def _known(run: Metered) -> tuple[float, ...]:
+def limited(runs: Iterable[Metered]) -> list[Metered]:
+    """The runs whose devices were under a known limit."""
+    return [run for run in runs if run.limited]
+
+
+def on_boards(runs: Iterable[Metered]) -> list[Metered]:
+    """The runs on servers with a baseboard."""
+    return [run for run in runs if run.limited and run.baseboard]
+
+
+def known_terms(run: Metered) -> tuple[float, ...]:
+    """What the wall's power is made of where the processors are known."""
     return run.devices_w, run.devices_tdp_w * run.baseboard, run.processors_tdp_w
 
 
-def _unknown(run: Metered) -> tuple[float, ...]:
-    return run.devices_w, run.devices_tdp_w * run.baseboard, run.devices_tdp_w * (not run.baseboard)
+def board_terms(run: Metered) -> tuple[float, ...]:
+    """The same of a server with a baseboard whose processors are not known."""
+    return run.devices_w, run.devices_tdp_w
+
+
+def cards(runs: Iterable[Metered], device: float) -> dict[str, Any]:
+    """What servers of cards draw beyond `device` watts a watt of their cards: the median, its spread, and each server's."""
+    found: dict[str, list[float]] = {}
+    for run in runs:
+        if not run.baseboard:
+            found.setdefault(run.system, []).append(run.wall_w - device * run.devices_w)
+    means = {name: round(float(np.mean(part))) for name, part in sorted(found.items())}
+    values = np.array(list(means.values()), dtype=float)
+    others = [float(np.median(np.delete(values, i))) for i in range(len(values))]
+    return {
+        "server_w": round(float(np.median(values))),
+        "holdout_rms_w": round(float(np.sqrt(np.mean((values - others) ** 2)))),
+        "by_system": means,
+    }
 
 
 Terms = Callable[[Metered], tuple[float, ...]]

@@ -12,24 +12,28 @@ FILE = Path(__file__).with_name("node_power.json")
 
 @dataclass(frozen=True, kw_only=True)
 class Terms:
-    """Watts at the wall per watt: of the devices, of the TDP of devices on a baseboard, and of what the host is known by.
+    """Watts at the wall per watt of the devices and per watt of the TDP of devices on a baseboard.
 
-    `host` is per watt of the processors' TDP, or of the TDP of devices without a baseboard where they are not known.
     `error_frac` is the largest error on a system left out of the fit.
     """
 
     device: float
     board: float
-    host: float
     error_frac: float
 
 
 @dataclass(frozen=True, kw_only=True)
 class NodePower:
-    """Coefficients for servers of known and unknown processors; what supplies deliver; processors by load; training."""
+    """Coefficients for servers of known and unknown processors; what supplies deliver; processors by load; training.
+
+    `processors` is watts at the wall per watt of the processors' TDP; a server of cards has server_w where they are not known.
+    """
 
     known: Terms
     unknown: Terms
+    processors: float
+    server_w: float
+    server_error_w: float
     supply_efficiency: float
     processor_idle: float
     processor_span: float
@@ -43,12 +47,11 @@ def load() -> NodePower:
     found = json.loads(FILE.read_text(encoding="utf-8"))
     known, unknown, curve = found["known_host"], found["unknown_host"], found["processors"]
     return NodePower(
-        known=Terms(
-            device=known["device"], board=known["board"], host=known["processors"], error_frac=known["holdout_max"]
-        ),
-        unknown=Terms(
-            device=unknown["device"], board=unknown["board"], host=unknown["plain"], error_frac=unknown["holdout_max"]
-        ),
+        known=Terms(device=known["device"], board=known["board"], error_frac=known["holdout_max"]),
+        unknown=Terms(device=unknown["device"], board=unknown["board"], error_frac=unknown["holdout_max"]),
+        processors=known["processors"],
+        server_w=found["cards"]["server_w"],
+        server_error_w=found["cards"]["holdout_rms_w"],
         supply_efficiency=found["supply_efficiency"]["median"],
         processor_idle=curve["idle"],
         processor_span=curve["span"],

@@ -20,7 +20,7 @@ import numpy as np
 from gemmstone.core.deployment import Array
 from gemmstone.core.hardware import Device
 from gemmstone.predict import node
-from gemmstone.predict.power import idle_w
+from gemmstone.predict.power import idle_w, limit_w, standing_w
 
 SCOPES = ("device", "node", "facility")
 SECONDS_PER_HOUR = 3600.0
@@ -85,10 +85,10 @@ class Energy:
 
 
 def power_w(device: Device, dynamic_j_per_s: Array) -> Array | None:
-    """Mean power of one device: idle plus dynamic, at most its TDP; None when the TDP is unknown."""
+    """Mean power of a serving device: standing plus dynamic, at most its limit; None when the TDP is unknown."""
     if device.tdp_w is None:
         return None
-    total: Array = (dynamic_j_per_s + idle_w(device)).clip(max=device.tdp_w)
+    total: Array = (dynamic_j_per_s + standing_w(device)).clip(max=limit_w(device))
     return total
 
 
@@ -102,8 +102,12 @@ def spent(draws: Sequence[Draw], output_tokens_per_s: Array) -> Energy:
     for draw in draws:
         known, used = draw.economics, draw.economics.utilization_frac
         at_rest = np.minimum(idle_w(draw.device), draw.device_w)
-        own_w, rest_w = (draw.devices * scoped_w(draw.device, watts, known) for watts in (draw.device_w, at_rest))
-        asleep_w = draw.devices * (1.0 - used) / used * scoped_w(draw.device, at_rest, known, serving=False)
+        own_w, rest_w = (
+            draw.devices * scoped_w(draw.device, watts, known, draw.devices) for watts in (draw.device_w, at_rest)
+        )
+        asleep_w = (
+            draw.devices * (1.0 - used) / used * scoped_w(draw.device, at_rest, known, draw.devices, serving=False)
+        )
         serving_w, idle_serving_w, unused_w = serving_w + own_w, idle_serving_w + rest_w, unused_w + asleep_w
         grams_per_s = grams_per_s + (own_w + asleep_w) * ((known.g_co2_per_kwh or 0.0) / JOULES_PER_KWH)
         if embodied_g_per_s is not None and known.embodied_g_per_device_s is not None:
@@ -113,7 +117,7 @@ def spent(draws: Sequence[Draw], output_tokens_per_s: Array) -> Energy:
         for name, watts in _parts(draw).items():
             parts_w[name] = parts_w[name] + draw.devices * watts
         if known.energy_scope != "device":
-            errors.append(node.error_frac(draw.device))
+            errors.append(node.error_frac(draw.device, draw.devices))
     rate = output_tokens_per_s
     return Energy(
         dynamic_j=(serving_w - idle_serving_w) / rate,
@@ -128,17 +132,17 @@ def spent(draws: Sequence[Draw], output_tokens_per_s: Array) -> Energy:
     )
 
 
-def scoped_w(device: Device, device_w: Array, known: Economics, *, serving: bool = True) -> Array:
-    """Watts of one device's share in the counted scope; processors of a machine that serves nobody have nothing to do."""
+def scoped_w(device: Device, device_w: Array, known: Economics, devices: float, *, serving: bool = True) -> Array:
+    """Watts of the share of one of so many devices in the counted scope; processors of a machine that serves nobody have nothing to do."""
     if known.energy_scope == "device":
         return device_w
-    found = node.wall(device, device_w, known.host_load_frac if serving else 0.0).power_w
+    found = node.wall(device, device_w, known.host_load_frac if serving else 0.0, devices=devices).power_w
     return found * known.pue if known.energy_scope == "facility" else found
 
 
 def _parts(draw: Draw) -> dict[str, Array]:
     """Watts of one device's share by what draws them."""
-    found = node.wall(draw.device, draw.device_w, draw.economics.host_load_frac)
+    found = node.wall(draw.device, draw.device_w, draw.economics.host_load_frac, devices=draw.devices)
     return {
         "devices": found.device_w,
         "fans": found.fans_w,

@@ -56,9 +56,9 @@ def of_run(
     if not 0 < hours <= MAX_HOURS:
         raise BadRequest(f"a run has to last more than 0 and at most {MAX_HOURS:g} hours, not {hours:g}")
     drawn_w = training_w(device) if device_w is None else device_w
-    wall_w = (
-        float(node.wall(device, np.array([drawn_w]), known.host_load_frac).power_w[0]) if node_w is None else node_w
-    )
+    wall_w = node_w
+    if wall_w is None:
+        wall_w = float(node.wall(device, np.array([drawn_w]), known.host_load_frac, devices=devices).power_w[0])
     kwh = devices * hours / 1e3
     embodied = None
     if known.embodied_g_per_device_s is not None:
