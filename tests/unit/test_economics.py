@@ -13,6 +13,7 @@ from gemmstone.api import Scenario, Workload, money
 from gemmstone.catalog import carbon, carbon_profile, device_files
 from gemmstone.core.errors import BadRequest
 from gemmstone.predict.economics import Draw, Economics, scoped_w, spent, usd_per_million
+from gemmstone.predict.power import idle_w, standing_w
 from gemmstone.report import energy_text
 
 H100 = device_files.find("h100-sxm")
@@ -24,17 +25,18 @@ def draw(watts: float = 500.0, **economics: Any) -> Draw:
 
 
 def test_dynamic_and_idle_of_devices_alone_by_hand() -> None:
-    """8 devices of 500 W, of which idle_w each is idle, at 1000 tokens/s."""
+    """8 devices of 500 W, which draw standing_w each between kernels, at 1000 tokens/s."""
     found = spent([draw()], np.array([1000.0]))
-    assert found.idle_j[0] == pytest.approx(8 * H100.idle_w / 1000.0)
-    assert found.dynamic_j[0] == pytest.approx(8 * (500.0 - H100.idle_w) / 1000.0)
+    assert found.idle_j[0] == pytest.approx(8 * standing_w(H100) / 1000.0)
+    assert found.dynamic_j[0] == pytest.approx(8 * (500.0 - standing_w(H100)) / 1000.0)
     assert found.unused_j[0] == 0.0
     assert found.total_j[0] == pytest.approx(4.0)
 
 
 def test_a_system_that_serves_half_of_the_time_is_idle_the_other_half() -> None:
     found = spent([draw(utilization_frac=0.5)], np.array([1000.0]))
-    assert found.unused_j[0] == pytest.approx(found.idle_j[0])
+    assert found.unused_j[0] == pytest.approx(8 * idle_w(H100) / 1000.0)
+    assert spent([draw(utilization_frac=0.25)], np.array([1000.0])).unused_j[0] == pytest.approx(3 * found.unused_j[0])
     assert usd_per_million(3.6, np.array([1.0]), 0.5)[0] == pytest.approx(2000.0)  # 1 mUSD a second, half of it used
 
 

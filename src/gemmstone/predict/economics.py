@@ -1,10 +1,10 @@
 """Money, energy and carbon of a running system, from its power, its price and where it stands.
 
 Scopes of energy: `device` counts accelerators alone; `node` their share of the server at the wall (predict.node); `facility`
-adds cooling and distribution (PUE). Energy of a token is split three ways: `dynamic` is what devices draw above idle while they
-serve, `idle` what the same machines draw anyway meanwhile, `unused` what they draw while nobody asks them anything.
+adds cooling and distribution (PUE). Energy of a token is split three ways: `dynamic` is what kernels take, `idle` what the same
+machines draw anyway while they serve (predict.power.standing_w), `unused` what they draw while nobody asks them anything.
 
-    per token = (P_serving + P_idle (1 - u) / u) / output tokens per second,  u: share of the time the system serves
+    per token = (P_serving + P_unused (1 - u) / u) / output tokens per second,  u: share of the time the system serves
 
 Carbon is energy times the intensity of electricity, plus what making the devices emitted where that is given: spread evenly
 over their life, and counted for all of it, used or not.
@@ -101,12 +101,13 @@ def spent(draws: Sequence[Draw], output_tokens_per_s: Array) -> Energy:
     errors = [0.0]
     for draw in draws:
         known, used = draw.economics, draw.economics.utilization_frac
-        at_rest = np.minimum(idle_w(draw.device), draw.device_w)
+        standing = np.minimum(standing_w(draw.device), draw.device_w)
+        asleep = np.minimum(idle_w(draw.device), draw.device_w)
         own_w, rest_w = (
-            draw.devices * scoped_w(draw.device, watts, known, draw.devices) for watts in (draw.device_w, at_rest)
+            draw.devices * scoped_w(draw.device, watts, known, draw.devices) for watts in (draw.device_w, standing)
         )
         asleep_w = (
-            draw.devices * (1.0 - used) / used * scoped_w(draw.device, at_rest, known, draw.devices, serving=False)
+            draw.devices * (1.0 - used) / used * scoped_w(draw.device, asleep, known, draw.devices, serving=False)
         )
         serving_w, idle_serving_w, unused_w = serving_w + own_w, idle_serving_w + rest_w, unused_w + asleep_w
         grams_per_s = grams_per_s + (own_w + asleep_w) * ((known.g_co2_per_kwh or 0.0) / JOULES_PER_KWH)
