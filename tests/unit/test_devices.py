@@ -8,7 +8,8 @@ import pytest
 
 from gemmstone.catalog import device_files
 from gemmstone.catalog import device_tables as tables
-from gemmstone.catalog.device_fields import FIELDS
+from gemmstone.catalog.device_fields import FIELDS, LEVELS
+from gemmstone.core import units
 from gemmstone.core.errors import BadRequest
 from gemmstone.core.hardware import Device, HostTier, NearMemory
 from gemmstone.core.lookup import fold
@@ -339,3 +340,36 @@ def test_files_that_are_missing_huge_or_binary_are_refused(tmp_path: Path) -> No
         mine(tmp_path, "a = " + "[" * 30_000)
     with pytest.raises(BadRequest, match="cannot read"):
         device_files.find("nul\0byte.toml")
+
+
+# What others measured -------------------------------------------------------------------------------------------------
+
+MEASURED = [
+    slug for slug in SLUGS if any(v["field"].startswith("measured.") for v in device_files.describe(slug)["values"])
+]
+
+
+def test_a_dozen_devices_say_what_was_measured_on_them() -> None:
+    assert len(MEASURED) >= 12
+
+
+@pytest.mark.parametrize("slug", MEASURED)
+def test_measured_products_stay_below_the_datasheet_and_near_words_come_sooner(slug: str) -> None:
+    """The fastest product that a search found is below the dense peak, and above half of it: a peak that is too high shows."""
+    device = device_files.find(slug)
+    found = {value["field"]: value for value in device_files.describe(slug)["values"]}
+    cycles = [
+        float(found[f"measured.cycles.{level}"]["written"]) for level in LEVELS if f"measured.cycles.{level}" in found
+    ]
+    assert cycles == sorted(cycles)
+    assert len(cycles) in (0, 3)
+    for name, value in found.items():
+        if name.startswith("measured.matmul."):
+            rate = units.parse(value["written"], "flop_per_s")
+            assert 0.5 < rate / device.peak_flop_per_s[name.rpartition(".")[2]] < 1.0, name
+            assert "m x n x k" in value["note"]
+
+
+def test_what_was_measured_is_no_property_to_change() -> None:
+    with pytest.raises(BadRequest, match=r"measured\.matmul\.bf16"):
+        device_files.edit(device_files.find("h100-sxm"), "measured.matmul.bf16=x2")

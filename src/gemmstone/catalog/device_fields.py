@@ -14,6 +14,7 @@ HOST_TIER = {
     "power.system": "power_w",
     "host.processor_power": "processor_w",
 }
+LEVELS = ("l1", "l2", "memory")
 TEXT = "text"  # the dimension of what is no quantity
 FIELDS: dict[str, str] = {
     "compute.units": "count",
@@ -40,5 +41,8 @@ FIELDS: dict[str, str] = {
     "power.idle": "w",
     "power.system": "w",
     "price.per_hour": "usd_per_h",
+    # What others measured: rates of the fastest matrix products that were found, and clock cycles until a word that was asked for is there.
+    **{f"measured.matmul.{name}": "flop_per_s" for name in FORMATS},
+    **{f"measured.cycles.{level}": "count" for level in LEVELS},
 }
 MAX_VALUE = 1e24  # far above any machine; keeps products of a few quantities finite

@@ -20,7 +20,7 @@ from gemmstone.core.hardware import HostTier, Link, Price
 from gemmstone.core.lookup import unknown
 
 MAX_FILE_BYTES = 64 * 1024
-SECTIONS = ("compute", "memory", "near_memory", "link", "host", "storage", "power", "price")
+SECTIONS = ("compute", "memory", "near_memory", "link", "host", "storage", "power", "price", "measured")
 MAX_DEPTH = 4  # of tables within tables
 _LEAF = {"value", "source", "note"}
 
