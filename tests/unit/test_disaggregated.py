@@ -12,9 +12,9 @@ from gemmstone.core.errors import BadRequest, NoAnswer
 from gemmstone.predict.deploy import Choice
 from gemmstone.predict.economics import Economics
 from gemmstone.simulate import pools
-from gemmstone.simulate.disaggregated import sakasegawa_s
 from gemmstone.simulate.documents import warnings
 from gemmstone.simulate.pool_metrics import most_requests_per_s, pools_answer, sides
+from gemmstone.simulate.queueing import sakasegawa_s
 from gemmstone.simulate.scenario import Scenario, limited, made
 from gemmstone.simulate.steady import lengths
 

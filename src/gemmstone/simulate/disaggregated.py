@@ -25,6 +25,7 @@ from gemmstone.core.deployment import Array, Step, Workload
 from gemmstone.core.estimate import Estimate
 from gemmstone.graph import techniques
 from gemmstone.simulate.pools import Pools, transfer_s
+from gemmstone.simulate.queueing import sakasegawa_s
 from gemmstone.simulate.steady import Lengths
 from gemmstone.simulate.system import System
 
@@ -96,13 +97,6 @@ def decode_side(made: System, size: Lengths, per_rank: Array | None = None) -> D
     tree = made.timer.estimate(Step(decode_seqs=share, decode_context=context))
     gained = techniques.tokens_per_step(run.techniques)
     return DecodeSide(per_rank, np.asarray(tree.time_s, dtype=float), float(run.attention_dp), gained, tree)
-
-
-def sakasegawa_s(service_s: Array, servers: float, utilisation: Array) -> Array:
-    """Mean wait for one of `servers` servers of constant service time under Poisson arrivals; utilisation below 1."""
-    grown = utilisation ** (np.sqrt(2.0 * (servers + 1.0)) - 1.0)
-    waited: Array = service_s / (2.0 * servers) * grown / (1.0 - utilisation)
-    return waited
 
 
 def joined(

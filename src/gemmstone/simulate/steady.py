@@ -25,6 +25,7 @@ from gemmstone.core.calibration import EngineFit
 from gemmstone.core.deployment import Array, Deployment, Step, Workload
 from gemmstone.core.estimate import Estimate
 from gemmstone.graph import techniques
+from gemmstone.simulate.queueing import sakasegawa_s
 
 RESIDENT_OUTPUT_FRAC = (
     0.6  # of its output a request holds in the cache on average when room is scarce (docs/physics/memory.md)
@@ -288,23 +289,19 @@ def _shared(
     """How the prompts of the other slots delay a request: seconds before its first token, and seconds per later token.
 
     A prompt starts with a step, and those that came since the last one share it as far as its token budget goes. Counted
-    in steps that is a queue whose server takes c prompts at once, of which a come in a step:
-
-        wait = 1/2 rho^(sqrt(2 (c + 1)) - 1) / (c (1 - rho)), rho = a / c    (Sakasegawa 1977, constant service)
-
-    A slot sends its next prompt after later + 1 + wait steps, which gives a. Where prompts have steps of their own nothing
+    in steps that is a queue with as many servers as prompts that fit, see `queueing`; a slot sends its next prompt after
+    later + 1 + wait steps. Where prompts have steps of their own nothing
     finishes meanwhile and nobody queues. Slots that are still evenly spaced hardly meet. What is left of the n - 1 prompts
     falls on decoding; what a step cannot carry goes back to waiting.
     """
     if not later:
         return others * extra_s, points.decode_s
     servers, service = np.maximum(points.full_prompts, 1.0), np.maximum(1.0 / points.full_prompts, 1.0)
-    power = np.sqrt(2.0 * (servers + 1.0)) - 1.0
     wait = np.zeros_like(others)
     arriving = others / (later + service)
     for _ in range(0 if prefill_first else WAIT_ROUNDS):
         load = np.minimum(arriving / points.full_prompts, BUSIEST)
-        wait = 0.5 * (wait + 0.5 * service * load**power / (servers * (1.0 - load)))
+        wait = 0.5 * (wait + sakasegawa_s(service, servers, load))
         arriving = others / (later + service + wait)
     carried_s = np.minimum(servers, np.maximum(others, 1.0)) * extra_s / service
     full_s = carried_s + (0.0 if prefill_first else points.decode_s)
