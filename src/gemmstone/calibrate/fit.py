@@ -152,15 +152,12 @@ def fit(
     what = f"{family} {device} {engine} {variant} {kernel}".strip()
     if not (np.isfinite(seconds).all() and (seconds > 0).all()):
         raise BadRequest(f"{what}: measured times have to be positive and finite")
-    names = np.unique(groups)
-    if names.size < 3:
-        raise BadRequest(f"{what}: {names.size} groups of shapes are too few to hold some out: three are the least")
-    drawn = np.random.default_rng(SEED).permutation(names)
-    held_out = np.isin(groups, drawn[: max(1, round(HOLDOUT * names.size))])
-    seen = np.flatnonzero(~held_out)
-    some = seen[spread(groups[seen], MAX_POINTS)]
-    trial = _solve(form, take(op, some), seconds[some], rates, coefficients)
-    unseen = np.flatnonzero(held_out)
+    if np.unique(groups).size < 3:
+        raise BadRequest(
+            f"{what}: {np.unique(groups).size} groups of shapes are too few to hold some out: three are the least"
+        )
+    unseen = np.flatnonzero(held_out(groups))
+    trial = on_the_seen(form, op, seconds, rates, groups, coefficients)
     log_ratio = np.log(form(take(op, unseen), rates, trial).time_s / seconds[unseen])
     error = np.abs(np.expm1(log_ratio))
     some = spread(groups, MAX_POINTS)
@@ -175,11 +172,31 @@ def fit(
         valid={key: _range(value) for key, value in op.shape.items()},
         holdout_median=significant(float(np.median(error))),
         holdout_mean=significant(float(np.mean(error))),
-        # the 80% quantile of |x| is 1.2816 standard deviations of a normal x
-        error_frac=significant(float(np.quantile(np.abs(log_ratio), 0.8)) / 1.2816),
+        error_frac=significant(deviation(log_ratio)),
         points=int(seconds.size),
         inputs=dict(inputs or {}),
     )
+
+
+def held_out(groups: Groups) -> npt.NDArray[np.bool_]:
+    """Which points [points] a fit's error is measured on: those of HOLDOUT of the groups, drawn with a fixed seed."""
+    names = np.unique(groups)
+    drawn = np.random.default_rng(SEED).permutation(names)
+    return np.isin(groups, drawn[: max(1, round(HOLDOUT * names.size))])
+
+
+def on_the_seen(
+    form: Form, op: Op, seconds: Array, rates: Rates, groups: Groups, coefficients: Mapping[str, Coefficient]
+) -> dict[str, float]:
+    """Coefficients fitted without the groups that are held out."""
+    seen = np.flatnonzero(~held_out(groups))
+    some = seen[spread(groups[seen], MAX_POINTS)]
+    return _solve(form, take(op, some), seconds[some], rates, coefficients)
+
+
+def deviation(log_ratio: Array) -> float:
+    """Robust standard deviation: the 80% quantile of |x| is 1.2816 standard deviations of a normal x."""
+    return float(np.quantile(np.abs(log_ratio), 0.8)) / 1.2816
 
 
 def fit_sample(spec: FitSpec, sample: Sample, rates: Rates) -> Fit:

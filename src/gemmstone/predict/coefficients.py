@@ -79,6 +79,7 @@ class Candidates(NamedTuple):
     source: str
     error_frac: float
     highest: Mapping[str, float]  # of each number of the shape, in any of the measurements
+    fits: tuple[Fit, ...]  # whose coefficients they are, as published
 
 
 def candidates(
@@ -111,7 +112,7 @@ def candidates(
                 )
                 source = "fitted" if own else "borrowed"
                 in_graphs = tuple(_in_a_graph(fit, launch_factor, quantize_factor) for fit in unwrapped)
-                return Candidates(in_graphs, source, error**0.5, _highest(fits))
+                return Candidates(in_graphs, source, error**0.5, _highest(fits), fits)
     raise BadRequest(f"no coefficients for {family} in {variant} on {lent.device}: use --fidelity limit")
 
 

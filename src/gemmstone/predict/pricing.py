@@ -11,25 +11,29 @@ error band widens by what such a transfer was measured to cost.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import cached_property
+from functools import cached_property, reduce
 from typing import NamedTuple
 
 import numpy as np
 
-from gemmstone.catalog import device_files
+from gemmstone.catalog import device_files, learned_files
 from gemmstone.core import dtypes
 from gemmstone.core.calibration import EngineFit, KernelTime, Rates, Scale
+from gemmstone.core.deployment import Array
 from gemmstone.core.errors import BadRequest
 from gemmstone.core.estimate import Estimate
 from gemmstone.core.hardware import Cluster
+from gemmstone.core.residual import Residual
 from gemmstone.core.work import Op
 from gemmstone.predict import host
 from gemmstone.predict.borrowing import Lender, lender
 from gemmstone.predict.coefficients import Candidates, candidates
+from gemmstone.predict.features import FEATURES
 from gemmstone.predict.kernels import FORMS
 from gemmstone.predict.kernels.collective import HOST_DEVICES, traffic, with_links
+from gemmstone.predict.learned import correction
 from gemmstone.predict.power import dynamic_energy_j
 
 # Added to the relative error for each factor e that a shape lies beyond the measured ones. Judgement: the forms grow with the
@@ -60,6 +64,7 @@ class Pricing:
     # (kind of operation, rung that answered) where the asked fidelity had nothing
     fallbacks: set[tuple[str, str]] = field(default_factory=set, init=False, repr=False)
     _candidates: dict[tuple[str, str], Candidates] = field(default_factory=dict, init=False, repr=False)
+    _residuals: dict[tuple[str, str], tuple[Residual | None, ...]] = field(default_factory=dict, init=False, repr=False)
 
     def price(self, op: Op) -> Estimate:
         """Seconds and dynamic joules of all `op.count` calls, zero at operating points where there is nothing to do."""
@@ -205,18 +210,49 @@ class Pricing:
 
     def _calibrated(self, op: Op) -> Timed:
         found = self._lookup(op)
-        rates = self.scale.apply(self.rates(op))
-        form = FORMS[op.kind]
-        timed = form(op, rates, found.coefficients[0])
-        for coefficients in found.coefficients[1:]:  # an engine takes the faster kernel for each shape
-            timed = _faster(timed, form(op, rates, coefficients))
+        timed = _fastest(self._kernels(op, found))
         if op.kind in COLLECTIVES:
             least_s = self._roofline(op).time_s  # whatever an engine's factor says
             timed = timed._replace(time_s=np.maximum(timed.time_s * self.engine_fit.communication_factor, least_s))
         return Timed(timed, found.source, found.error_frac + EXTRAPOLATION_ERROR * self._beyond(op, found.highest))
 
     def _learned(self, op: Op) -> Timed | None:
-        return None
+        found, residuals = self._lookup(op), self._corrections(op)
+        if not any(residuals):
+            return None
+        corrected, errors = [], []
+        seen = self._features(op, residuals)
+        for timed, fit, residual in zip(self._kernels(op, found), found.fits, residuals, strict=True):
+            if residual is None:
+                corrected.append(timed)
+                errors.append(fit.error_frac)
+            else:
+                factor, weight = correction(residual, seen[residual.units])
+                corrected.append(KernelTime(*(part * factor for part in timed)))
+                errors.append(weight * residual.error_frac + (1.0 - weight) * fit.error_frac)
+        error = max(errors) + EXTRAPOLATION_ERROR * self._beyond(op, found.highest)
+        return Timed(_fastest(corrected), "learned", error)
+
+    def _kernels(self, op: Op, found: Candidates) -> list[KernelTime]:
+        """The calibrated times of the kernels that could run an operation."""
+        rates, form = self.scale.apply(self.rates(op)), FORMS[op.kind]
+        return [form(op, rates, coefficients) for coefficients in found.coefficients]
+
+    def _corrections(self, op: Op) -> tuple[Residual | None, ...]:
+        """The residuals of the kernels that could run an operation, where their coefficients are of this very device."""
+        key = (op.kind, op.variant)
+        known = self._residuals.get(key)
+        if known is None:
+            found = self._lookup(op)
+            own = found.source == "fitted" and op.kind in FEATURES
+            known = tuple(learned_files.find(fit) if own else None for fit in found.fits)
+            self._residuals[key] = known
+        return known
+
+    @staticmethod
+    def _features(op: Op, residuals: tuple[Residual | None, ...]) -> dict[float, Array]:
+        """Features of an operation by the compute units they count waves of blocks with: mostly the same for all kernels."""
+        return {units: FEATURES[op.kind](op.shape, units) for units in {one.units for one in residuals if one}}
 
     def _limit(self, op: Op) -> Timed:
         return Timed(self._roofline(op), "analytic", 0.0)
@@ -266,6 +302,11 @@ LADDERS: dict[str, tuple[str, ...]] = {
     "calibrated": ("calibrated",),
     "learned": ("learned", "calibrated"),
 }
+
+
+def _fastest(kernels: Sequence[KernelTime]) -> KernelTime:
+    """An engine takes the faster kernel for each shape."""
+    return reduce(_faster, kernels)
 
 
 def _faster(one: KernelTime, other: KernelTime) -> KernelTime:
