@@ -16,8 +16,11 @@ ESCAPES = "\x1b[31mred\x1b[0m\a\b\x00\x7f\u202e\u2028"
 LLAMA = dict(model_files.find("llama-3.1-8b").config)
 
 WHOLE_NUMBERS = ("--tp", "--pp", "--dp", "--ep", "--attention-dp", "--max-num-seqs", "--max-num-batched-tokens")
-FRACTIONS = ("--gpu-memory-utilization", "--prefix-hit", "--length-spread")
-AMOUNTS = ("--input", "--output", "--concurrency", "--rate", "--batch", "--requests-per-slot", "--pue", "--price")
+FRACTIONS = ("--gpu-memory-utilization", "--prefix-hit", "--length-spread", "--utilization", "--host-load")
+AMOUNTS = (
+    *("--input", "--output", "--concurrency", "--rate", "--batch", "--requests-per-slot"),
+    *("--pue", "--price", "--embodied-kgco2", "--lifetime", "--battery"),
+)
 SILLY = (
     "-1",
     "nan",
@@ -77,6 +80,11 @@ def test_whole_numbers_are_positive_and_whole(gemmstone, option, number):
         ("--pue", "11"),
         ("--price", "1e7"),
         ("--price", "3 EUR/h"),
+        ("--utilization", "0"),
+        ("--utilization", "1.1"),
+        ("--host-load", "2"),
+        ("--lifetime", "5 parsec"),
+        ("--battery", "60 kg"),
     ],
 )
 def test_numbers_out_of_range(gemmstone, option, number):
@@ -95,6 +103,9 @@ NAMES = {
     "cache": (*PREDICT, "--kv", "{}"),
     "region": (*PREDICT, "--region", "{}"),
     "scope": (*PREDICT, "--energy-scope", "{}"),
+    "profile": (*PREDICT, "--carbon-profile", "{}"),
+    "hours": (*PREDICT, "--carbon-profile", "none.csv", "--hours", "{}"),
+    "embodied": (*PREDICT, "--lifetime", "5y", "--embodied-kgco2", "{}"),
     "fidelity": (*PREDICT, "--fidelity", "{}"),
     "price": (*PREDICT, "--price", "{}"),
     "field": (*PREDICT, "--set", "{}=1"),

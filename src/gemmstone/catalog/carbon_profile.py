@@ -48,13 +48,13 @@ class Profile:
 def read(path: str | Path) -> Profile:
     """The profile in a file. Raises BadRequest, with the line, for what is no such file."""
     path = Path(path)
-    name = path.name[:60]
+    name = "".join(c if c.isprintable() else "?" for c in path.name[:60])
     try:
         if path.stat().st_size > MAX_BYTES:
             raise BadRequest(f"{name} is larger than {MAX_BYTES >> 20} MiB: a year of hours has 8760 rows")
         with path.open(encoding="utf-8-sig", newline="") as file:
             return _profile(csv.reader(file), name)
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
+    except (OSError, ValueError, csv.Error) as error:  # ValueError: a zero byte in the name, or no UTF-8
         raise BadRequest(f"cannot read {name!r} as a CSV of carbon by hour: {str(error)[:100]}") from None
 
 
