@@ -195,7 +195,7 @@ def validate(
     """
     from gemmstone.validate.document import document  # lazy: no other verb compares with measurements
 
-    made = document(Money().economics, truth=truth, by=by, worst_count=worst, fidelity=fidelity)
+    made = document(truth=truth, by=by, worst_count=worst, fidelity=fidelity)
     return {**_head("validate", []), **made}
 
 

@@ -33,7 +33,7 @@ def cases() -> list[facts.Fact]:
 
 @pytest.fixture(scope="module")
 def found(cases: list[facts.Fact]) -> list[Check]:
-    return checks(cases, api.Money().economics)
+    return checks(cases)
 
 
 # The cases ------------------------------------------------------------------------------------------------------------
@@ -62,6 +62,7 @@ def test_no_column_of_a_case_is_there_in_vain(cases: list[facts.Fact]) -> None:
         "decode_max_num_seqs",
     }
     known |= {"input_tokens", "output_tokens", "length_spread", "mode", "load", "requests_per_slot", "max_num_seqs"}
+    known |= {"energy_scope", "power_cap_w"}
     known |= {"layers", "hidden", "intermediate", "heads", "head_dim", "vocabulary", "parameters", "batch", "sequence"}
     for fact in cases:
         assert {name for name in fact.row if not name.startswith(facts.MEASURED)} <= known
@@ -222,5 +223,5 @@ def test_a_page_that_flatters_is_noticed() -> None:
 
 if __name__ == "__main__":
     if "--bounds" in sys.argv:
-        bounds.write(checks(facts.packaged(), api.Money().economics))
+        bounds.write(checks(facts.packaged()))
     PAGE.write_text(rendered(), encoding="utf-8")

@@ -18,7 +18,6 @@ from gemmstone.validate.energy import energy_row
 from gemmstone.validate.facts import Fact
 from gemmstone.validate.groups import groups, refusals, worst
 
-PRICES = api.Money().economics
 CASE = {"model": "llama-3.1-8b", "hardware": "h100-sxm", "engine": "vllm", "input_tokens": "512", "output_tokens": "64"}
 
 
@@ -135,7 +134,7 @@ def test_rows_of_the_energy_leaderboard_become_cases():
 
 
 def test_a_check_is_the_prediction_of_predict():
-    (found,) = checks([fact(measured={"tpot_s": 0.02}, mode="concurrency", load="8")], PRICES)
+    (found,) = checks([fact(measured={"tpot_s": 0.02}, mode="concurrency", load="8")])
     scenario = api.Scenario(
         model="llama-3.1-8b",
         hardware="h100-sxm",
@@ -149,6 +148,15 @@ def test_a_check_is_the_prediction_of_predict():
     assert (found.device, found.engine, found.model, found.precision) == ("h100-sxm", "vllm", "llama-3.1-8b", "bf16")
 
 
+def test_energy_counts_in_the_scope_that_was_metered():
+    measured = {"energy_j_per_output_token": 1.0}
+    device, node, other = (
+        checks([fact(measured=measured, energy_scope=scope)])[0] for scope in ("", "node", "universe")
+    )
+    assert node.value > 1.1 * device.value
+    assert "unknown energy_scope" in other.problem
+
+
 def test_a_case_without_an_answer_says_why_and_stops_no_other():
     cases = [
         fact("unknown", model="no-such-model"),
@@ -158,7 +166,7 @@ def test_a_case_without_an_answer_says_why_and_stops_no_other():
         fact("metric", measured={"colour": 1.0, "tpot_s": 0.01}),
         fact("rate", mode="rate", load="9999"),
     ]
-    found = {(made.fact.id, made.metric): made for made in checks(cases, PRICES)}
+    found = {(made.fact.id, made.metric): made for made in checks(cases)}
     assert "unknown model" in found["unknown", "tpot_s"].problem
     assert "does not fit" in found["large", "tpot_s"].problem
     assert found["fine", "tpot_s"].answered
@@ -172,7 +180,7 @@ def test_a_case_without_an_answer_says_why_and_stops_no_other():
 def test_a_kernel_is_priced_alone():
     row = {"hardware": "h100-sxm", "op": "gemm", "dtype": "bf16", "m": "4096", "n": "4096", "k": "8192"}
     measured = {"time_s": 1e-3, "flop_per_s": 5e14, "tpot_s": 1.0}
-    time, rate, other = checks([Fact(id="g", kind="gemm", row=row, measured=measured)], PRICES)
+    time, rate, other = checks([Fact(id="g", kind="gemm", row=row, measured=measured)])
     pricing = Pricing(cluster=load_cluster(Hardware("h100-sxm", 1)), engine="generic")
     assert time.value == float(pricing.price(gemm("g", m=4096, n=4096, k=8192)).time_s)
     assert rate.value == pytest.approx(2 * 4096 * 4096 * 8192 / time.value)

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from gemmstone.catalog import device_files
 from gemmstone.core.errors import BadRequest, GemmstoneError
-from gemmstone.core.hardware import Device
-from gemmstone.predict.economics import Economics
+from gemmstone.predict.economics import SCOPES
+from gemmstone.predict.money import Money
 from gemmstone.simulate import rows
 from gemmstone.simulate.inputs import settled
 from gemmstone.simulate.metrics import METRICS, Answer
@@ -17,8 +17,6 @@ from gemmstone.simulate.pool_metrics import respond
 from gemmstone.simulate.scenario import Scenario, load_model, made
 from gemmstone.validate import kernels
 from gemmstone.validate.facts import Fact
-
-Prices = Callable[[Device], Economics]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,22 +56,30 @@ class Check:
         return self.low <= self.measured <= self.high
 
 
-def checks(facts: Iterable[Fact], prices: Prices, fidelity: str = "calibrated") -> list[Check]:
+def checks(facts: Iterable[Fact], fidelity: str = "calibrated") -> list[Check]:
     """A check for every measured value, in the order of the facts; a case without an answer stops no other."""
     refused: dict[str, BadRequest] = {}  # a model that is nowhere to be found is looked for on the Hub once
-    return [check for fact in facts for check in _checks(fact, prices, fidelity, refused)]
+    return [check for fact in facts for check in _checks(fact, fidelity, refused)]
 
 
-def _checks(fact: Fact, prices: Prices, fidelity: str, refused: dict[str, BadRequest]) -> list[Check]:
+def _checks(fact: Fact, fidelity: str, refused: dict[str, BadRequest]) -> list[Check]:
     try:
         if kernels.is_kernel(fact.row):
             return _kernel(fact, fidelity)
         asked = _asked(fact, fidelity, refused)
-        return _compared(fact, respond(made(asked), asked.workload, prices))
+        return _compared(fact, respond(made(asked), asked.workload, _money(fact.row).economics))
     except GemmstoneError as error:
         return _unanswered(fact, str(error))
     except Exception as error:  # whatever one case brings about, the others are compared
         return _unanswered(fact, f"cannot be computed: {type(error).__name__}: {error}")
+
+
+def _money(row: Mapping[str, str]) -> Money:
+    """Whose energy was measured: the devices' alone where a row does not say."""
+    scope = row.get("energy_scope", "").strip() or "device"
+    if scope not in SCOPES:
+        raise BadRequest(f"unknown energy_scope {scope[:40]!r}: one of {', '.join(SCOPES)}")
+    return Money(energy_scope=scope)
 
 
 def _asked(fact: Fact, fidelity: str, refused: dict[str, BadRequest]) -> Scenario:

@@ -10,7 +10,7 @@ from gemmstone.core.errors import BadRequest
 from gemmstone.core.lookup import unknown
 from gemmstone.simulate.scenario import check_fidelity
 from gemmstone.validate import bounds, facts
-from gemmstone.validate.checks import Check, Prices, checks
+from gemmstone.validate.checks import Check, checks
 from gemmstone.validate.groups import FACETS, USUAL, groups, refusals, worst
 from gemmstone.validate.held_out import held_out
 
@@ -18,7 +18,6 @@ MOST_WORST = 1000
 
 
 def document(
-    prices: Prices,
     *,
     truth: str | None = None,
     by: Sequence[str] = (),
@@ -38,7 +37,7 @@ def document(
     if not 0 <= worst_count <= MOST_WORST:
         raise BadRequest(f"--worst must lie between 0 and {MOST_WORST}, not {worst_count}")
     cases = facts.packaged() if truth is None else facts.folder(truth)
-    found = checks(cases, prices, fidelity)
+    found = checks(cases, fidelity)
     bounded = truth is None and fidelity == "calibrated"
     return {
         "cases": "the packaged reference cases" if truth is None else truth,
