@@ -31,7 +31,7 @@ RESIDENT_OUTPUT_FRAC = (
     0.6  # of its output a request holds in the cache on average when room is scarce (docs/physics/memory.md)
 )
 MOST_WAVES = 64.0  # later waves are as good as steady
-WAIT_ROUNDS = 30  # of the fixed point of a queue, each halving what is left
+WAIT_ROUNDS = 10  # of the fixed point of a queue: what is left halves with each, to 0.1%
 BUSIEST = 0.98  # share of the steps with prompts beyond which a closed loop cannot queue
 
 
@@ -228,7 +228,8 @@ def _points(timer: Timer, size: Lengths, running: Array, prefill_first: bool) ->
     chunks = np.maximum(1.0, np.ceil(size.new / room))
     chunk = size.new / chunks
     past = size.cached + (chunks - 1.0) / 2.0 * chunk
-    together = np.clip(share / size.steps, 1.0, np.maximum(1.0, room / chunk))
+    coming = share / size.steps  # prompts a step; steps that none came for carry none, the others so many more
+    together = np.clip(coming / -np.expm1(-coming), 1.0, np.maximum(1.0, room / chunk))
     wave_tokens = np.minimum(share * size.new, budget)
     wave_steps = np.maximum(1.0, np.maximum(running, share) * size.new / wave_tokens)
     wave_seqs = np.maximum(1.0, wave_tokens / size.new)
