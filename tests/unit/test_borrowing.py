@@ -14,7 +14,7 @@ from gemmstone.catalog import calibration_files, device_files
 from gemmstone.core.errors import BadRequest, NoAnswer
 from gemmstone.predict.borrowing import lender
 from gemmstone.predict.coefficients import CALL, candidates
-from gemmstone.predict.power import idle_w
+from gemmstone.predict.power import standing_w
 
 SMALL = api.Workload(input_tokens=512, output_tokens=64, load=4)
 # What no source gives of a device, as a user would give it.
@@ -75,13 +75,13 @@ def test_sizes_beyond_the_measurements_are_noted() -> None:
 
 
 def dynamic_j_per_request(**asked: float) -> float:
-    """Energy above idle of all devices for one request: power less idle, over requests/s."""
+    """Energy above standing power of all devices for one request: power less that, over requests/s."""
     work = api.Workload(**{"input_tokens": 1024, "output_tokens": 128, "load": 8, **asked})
     metrics = api.predict(api.Scenario(model="llama-3.1-8b", hardware="1xh100-sxm", engine="vllm", workload=work))[
         "metrics"
     ]
-    idle = idle_w(device_files.find("h100-sxm"))
-    return (metrics["power_w_per_device"]["value"] - idle) / metrics["requests_per_s"]["value"]
+    standing = standing_w(device_files.find("h100-sxm"))
+    return (metrics["power_w_per_device"]["value"] - standing) / metrics["requests_per_s"]["value"]
 
 
 def test_a_request_takes_less_energy_in_company_and_more_for_a_longer_prompt() -> None:

@@ -27,6 +27,7 @@ _KEPT_IN: dict[str, tuple[str, ...]] = {
     "near_memory.bandwidth": ("near_memory", "bandwidth_bytes_per_s"),
     "power.tdp": ("tdp_w",),
     "power.idle": ("idle_w",),
+    "power.cap": ("power_cap_w",),
     "price.per_hour": ("price", "usd_per_hour"),
 }
 _SECOND_PEAKS = ("host.peak.", "near_memory.peak.")  # of the processor behind the device, and of the one in its memory

@@ -39,6 +39,7 @@ FIELDS: dict[str, str] = {
     "storage.write_bandwidth": "bytes_per_s",
     "power.tdp": "w",
     "power.idle": "w",
+    "power.cap": "w",
     "power.system": "w",
     "price.per_hour": "usd_per_h",
     # What others measured: rates of the fastest matrix products that were found, and clock cycles until a word that was asked for is there.

@@ -205,6 +205,7 @@ def _device(document: Mapping[str, Any]) -> Device:
         else None,
         tdp_w=number.get("power.tdp"),
         idle_w=number.get("power.idle"),
+        power_cap_w=number.get("power.cap"),
         price=tables.price(values) or prices.default(document["slug"]),
         sources={field: value.source for field, value in values.items()},
     )

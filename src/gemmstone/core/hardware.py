@@ -79,6 +79,7 @@ class Device:
     near_memory: NearMemory | None = None
     tdp_w: float | None = None
     idle_w: float | None = None
+    power_cap_w: float | None = None  # limit set below the TDP, as nvidia-smi -pl does
     price: Price | None = None
     year: int = 0
     aliases: tuple[str, ...] = ()

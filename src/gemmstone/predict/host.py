@@ -34,7 +34,7 @@ from gemmstone.core.estimate import Estimate
 from gemmstone.core.hardware import Device, HostTier
 from gemmstone.core.work import Op
 from gemmstone.ops import offload
-from gemmstone.predict.power import dynamic_energy_j
+from gemmstone.predict.power import copy_energy_j
 
 LINK_FRAC, MEMORY_FRAC, COMPUTE_FRAC = 25.0 / 32.0, 150.0 / 204.8, 0.07 * 3.98
 LINK_ERROR = math.log(25.0 / 19.5)  # between an idle and a busy host
@@ -54,7 +54,7 @@ def price(op: Op, device: Device, *, limit: bool) -> Estimate:
     return Estimate(
         name=op.name,
         time_s=time_s,
-        energy_j=dynamic_energy_j(op, device, math.inf) if copies else np.zeros_like(time_s),
+        energy_j=copy_energy_j(op, device) * active if copies else np.zeros_like(time_s),
         flop=np.zeros_like(time_s),  # the device's alone, as are the bytes
         bytes=np.asarray(op.bytes, dtype=float) * op.count * active if copies else np.zeros_like(time_s),
         family=op.kind if copies else "processor",

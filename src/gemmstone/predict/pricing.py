@@ -25,16 +25,16 @@ from gemmstone.core.deployment import Array
 from gemmstone.core.errors import BadRequest
 from gemmstone.core.estimate import Estimate
 from gemmstone.core.hardware import Cluster
+from gemmstone.core.power import PowerFit
 from gemmstone.core.residual import Residual
 from gemmstone.core.work import Op
-from gemmstone.predict import host
+from gemmstone.predict import host, power
 from gemmstone.predict.borrowing import Lender, lender
 from gemmstone.predict.coefficients import Candidates, candidates
 from gemmstone.predict.features import FEATURES
 from gemmstone.predict.kernels import FORMS
 from gemmstone.predict.kernels.collective import HOST_DEVICES, traffic, with_links
 from gemmstone.predict.learned import correction
-from gemmstone.predict.power import dynamic_energy_j
 
 # Added to the relative error for each factor e that a shape lies beyond the measured ones. Judgement: the forms grow with the
 # work as they should, and what a kernel changes on the way (tiles, splits) is what the error inside the range is made of.
@@ -59,6 +59,7 @@ class Pricing:
     engine: str
     fidelity: str = "calibrated"
     engine_fit: EngineFit = EngineFit()
+    power_fit: PowerFit | None = None  # instead of the device's own
     # (kind of operation, number of its shape) -> factor by which it went beyond the measurements
     extrapolated: dict[tuple[str, str], float] = field(default_factory=dict, init=False, repr=False)
     # (kind of operation, rung that answered) where the asked fidelity had nothing
@@ -79,17 +80,17 @@ class Pricing:
                 source, error = "assumed", error + NEAR_MEMORY_ERROR
             timed = _faster(timed, near)
         active = np.asarray(op.write_bytes, dtype=float) > 0
-        time_s = np.where(active, timed.time_s, 0.0) * op.count
+        drawn = self._drawn(op, timed)
         limits = {
-            "compute": np.asarray(timed.compute_s, dtype=float),
+            "compute": np.asarray(timed.compute_s, dtype=float) / drawn.clock_frac,
             "memory": np.asarray(timed.memory_s, dtype=float),
             "network": np.asarray(timed.network_s, dtype=float),
-            "launch": np.asarray(timed.launch_s, dtype=float),
+            "launch": np.asarray(timed.launch_s, dtype=float) / drawn.clock_frac,
         }
         return Estimate(
             name=op.name,
-            time_s=time_s,
-            energy_j=dynamic_energy_j(op, self.cluster.device, self.peak_flop_per_s(op.dtype)) * active,
+            time_s=np.where(active, drawn.time_s, 0.0) * op.count,
+            energy_j=np.where(active, drawn.dynamic_j, 0.0) * op.count,
             flop=np.asarray(op.flop, dtype=float) * active * op.count,
             bytes=np.asarray(op.bytes, dtype=float) * active * op.count,
             family=op.kind,
@@ -98,6 +99,18 @@ class Pricing:
             error_frac=error,
             limits=limits,
         )
+
+    def _drawn(self, op: Op, timed: KernelTime) -> power.Drawn:
+        """What the device draws for a call and how long that takes under its power cap, which no physical bound knows of."""
+        device = self.cluster.device
+        if self.fidelity == "limit" and device.power_cap_w is not None:
+            device = replace(device, power_cap_w=None)
+        return power.drawn(power.work(op), timed, device, self.power_fit)
+
+    @property
+    def waiting_w(self) -> float:
+        """What a device draws above standing power while it waits for others, in a collective of their group."""
+        return power.waiting_w(self.cluster.device, self.power_fit)
 
     def forget(self) -> None:
         """Drops the notes of earlier predictions: what was extrapolated and what fell back."""

@@ -9,6 +9,7 @@ from typing import Any
 from gemmstone.core.estimate import Estimate, weakest
 from gemmstone.graph import techniques
 from gemmstone.graph.memory import MemoryNode, host_is_known
+from gemmstone.predict import power
 from gemmstone.simulate.metrics import Answer, Metric
 from gemmstone.simulate.pools import Pools, layout, workers
 from gemmstone.simulate.steady import lengths
@@ -20,12 +21,11 @@ CHEAPER_THAN = ("energy_j_per_output_token", "gco2_per_million_output_tokens", "
 FASTER_THAN = ("output_tokens_per_s", "total_tokens_per_s", "requests_per_s", "output_tokens_per_s_per_user")
 SLOTS_TAKEN = 0.95  # of the places of the decode workers, above which requests are said to wait for one
 NOTABLE = 2.0  # factor beyond the measured range from which a reader is told
-POWER_WARNING = "power, energy and carbon come from an assumed linear model of utilisation, not from a fit"
 
 
 def warnings(found: Answer, load: int = 0) -> list[str]:
     """What a reader should know before using the numbers."""
-    notes = [POWER_WARNING]
+    notes: list[str] = []
     longest = found.system.model.max_position_embeddings
     work = found.workload
     asked = work.input_tokens + work.image_tokens + work.output_tokens - 1.0  # the last one is not fed back
@@ -75,6 +75,13 @@ def _of_worker(made: System, found: Answer, *, borrowed: bool) -> list[str]:
         notes.append(f"no price is known for {device.slug}: give one with --price")
     if device.tdp_w is None:
         notes.append(f"no power is known for {device.slug}: give it with --set power.tdp=...")
+    elif power.borrowed(device):
+        lender = power.lent(device.slug, device.architecture).device
+        notes.append(f"the power of {device.slug} was never measured: it is that of {lender}, scaled by TDP and rates")
+    if device.power_cap_w is not None and device.power_cap_w >= (device.tdp_w or 0.0):
+        notes.append(
+            f"a power cap of {device.power_cap_w:g} W changes nothing: {device.slug} draws {device.tdp_w:g} W at most"
+        )
     return notes
 
 

@@ -16,6 +16,7 @@ from gemmstone.core.estimate import Estimate
 from gemmstone.core.model import Model
 from gemmstone.graph import techniques
 from gemmstone.graph.parameters import count
+from gemmstone.predict import power
 from gemmstone.predict.economics import Draw, Economics, Energy, power_w, spent, usd_per_million
 from gemmstone.simulate.open_loop import open_loop
 from gemmstone.simulate.pools import Pools
@@ -25,7 +26,6 @@ from gemmstone.simulate.system import System
 Z80 = 1.2816  # half width of the central 80% of a normal distribution, in standard deviations
 OFFLINE_MAX_SEQS = 2048.0  # requests in flight beyond which no engine gains throughput (docs/physics/serving.md)
 RATE_GRID = 24
-POWER_ERROR = 0.25  # standard deviation of the log that the assumed power model is given; a judgement
 # Every metric there is, in the order of the contract. Some are missing where a price or a power is not known.
 METRICS = (
     "ttft_s",
@@ -175,11 +175,13 @@ def _energy(system: System, steady: Steady, workload: Workload, economics: Econo
     return spent([draw], requests * size.output)
 
 
-def energy_metrics(energy: Energy, devices: float, speed_error: float) -> dict[str, tuple[Array, float]]:
+def energy_metrics(
+    energy: Energy, devices: float, speed_error: float, power_error: float
+) -> dict[str, tuple[Array, float]]:
     """Power, energy and carbon by the contract's names, with the standard deviation of their log."""
-    error = float(np.hypot(np.hypot(POWER_ERROR, energy.error_frac), speed_error))
+    error = float(np.hypot(np.hypot(power_error, energy.error_frac), speed_error))
     values = {
-        "power_w_per_device": (energy.parts_w["devices"] / devices, POWER_ERROR),
+        "power_w_per_device": (energy.parts_w["devices"] / devices, power_error),
         "energy_j_per_output_token": (energy.total_j, error),
     }
     if energy.total_g is not None:
@@ -216,7 +218,7 @@ def _metrics(
         "kv_capacity_tokens": (np.full_like(requests, _capacity_tokens(system, size)), 0.05),
     }
     if energy is not None:
-        values |= energy_metrics(energy, devices, errors["tpot"])
+        values |= energy_metrics(energy, devices, errors["tpot"], power.error_frac(device))
     if economics.usd_per_device_hour is not None:
         usd = usd_per_million(economics.usd_per_device_hour * devices, output, economics.utilization_frac)
         values["usd_per_million_output_tokens"] = (usd, errors["tpot"])
@@ -226,7 +228,7 @@ def _metrics(
     moved_bytes = np.split(np.asarray(steady.tree.bytes, dtype=float), 3)[step]
     moved = moved_bytes / (steady.decode_s, steady.mixed_s)[step] / device.memory_bandwidth_bytes_per_s
     values["mbu_frac"] = (np.minimum(moved, 1.0), errors["tpot"])  # some of the bytes may stay on the chip
-    most = {"mfu_frac": 1.0, "mbu_frac": 1.0, "power_w_per_device": device.tdp_w or np.inf}
+    most = {"mfu_frac": 1.0, "mbu_frac": 1.0, "power_w_per_device": power.limit_w(device)}
     if workload.mode == "concurrency":
         most["achieved_concurrency"] = workload.load if steady.loads == 1 else np.inf
     return {

@@ -9,6 +9,7 @@ import numpy as np
 from gemmstone.core.deployment import Array, Workload
 from gemmstone.core.errors import NoAnswer
 from gemmstone.core.hardware import Device
+from gemmstone.predict import power
 from gemmstone.predict.economics import Draw, Economics, Energy, power_w, spent, usd_per_million
 from gemmstone.simulate.disaggregated import DecodeSide, Flow, PrefillSide, decode_side, joined, prefill_side
 from gemmstone.simulate.metrics import Answer, Metric, answer, energy_metrics, metric, model_flop, peak
@@ -160,7 +161,8 @@ def _metrics(
         "kv_capacity_tokens": (np.full_like(x, _capacity(pools, size)), 0.05),
     }
     if energy is not None:
-        values |= energy_metrics(energy, devices, tpot)
+        watched = [power.error_frac(worker.cluster.device) for worker in (pools.prefill, pools.decode)]
+        values |= energy_metrics(energy, devices, tpot, max(watched))
     prices = [side.usd_per_device_hour for side in economics]
     if prices[0] is not None and prices[1] is not None:
         usd_per_hour = prices[0] * pools.prefill_devices + prices[1] * pools.decode_devices

@@ -16,6 +16,7 @@ from gemmstone.core.errors import BadRequest, NoAnswer
 from gemmstone.core.hardware import Cluster
 from gemmstone.core.model import Model
 from gemmstone.graph.families import build_model
+from gemmstone.predict import power
 from gemmstone.predict.deploy import Choice, resolve
 from gemmstone.predict.pricing import LADDERS, Pricing
 from gemmstone.simulate.pools import PoolChoice, Pools, PoolsChoice, same_formats, transfer_link
@@ -208,6 +209,7 @@ def load_cluster(hardware: Hardware) -> Cluster:
     for change in hardware.edits:
         device = device_files.edit(device, change)
     check_known(device)
+    power.check_cap(device)
     return replace(cluster, device=device)
 
 
