@@ -29,7 +29,7 @@ CHARTS = ("pareto", "breakdown", "roofline", "memory", "context", "sensitivity",
 OF_A_PREDICTION = ("breakdown", "roofline", "memory", "context", "curve", "places")
 SECTIONS = (
     "answer", "launch", "candidates", "pareto", "efficiency", "breakdown", "roofline", "memory", "context", "sensitivity",
-    "load", "places", "limit", "made",
+    "load", "energy", "places", "limit", "made",
 )  # fmt: skip
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 BROWSER = next(filter(None, map(shutil.which, BROWSERS)), None)
@@ -220,7 +220,7 @@ def test_a_prediction_has_a_page_with_what_it_has() -> None:
     seen = Seen(page(document))
     assert set(seen.figures) == set(OF_A_PREDICTION)
     assert [name for name in seen.ids if name in SECTIONS] == [
-        "answer", "efficiency", "breakdown", "roofline", "memory", "context", "load", "places", "limit", "made",
+        "answer", "efficiency", "breakdown", "roofline", "memory", "context", "load", "energy", "places", "limit", "made",
     ]  # fmt: skip
     assert f"{document['metrics']['output_tokens_per_s']['value']:,.0f} output tokens/s" in seen.text
     assert f"{32} (chosen)" in seen.text
@@ -297,8 +297,10 @@ def test_a_plan_without_detail_has_what_it_has(feasible: dict[str, Any]) -> None
         "pareto",
         "efficiency",
         "sensitivity",
+        "energy",
         "made",
     ]
+    assert "embodied: not counted" in seen.text
 
 
 def test_metrics_that_are_not_known_are_left_out(feasible: dict[str, Any]) -> None:

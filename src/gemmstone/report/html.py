@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from gemmstone.core.errors import MissingBackend
-from gemmstone.report import break_even, charts, explanations, prediction, sections, tables
+from gemmstone.report import break_even, charts, energy_section, explanations, prediction, sections, tables
 from gemmstone.report.aside import written_aside
 from gemmstone.report.figure import Figure
 from gemmstone.report.markup import NOTHING, Html, element, island
@@ -46,6 +46,7 @@ DEPLOYMENT = (
 LOAD = (
     Section("load", "Throughput and latency against load", "The deployment at other numbers of requests in flight, with the bands that should hold the true value in 80% of cases. "
             "Dashed lines are the targets; what is shaded red misses one.", "curve", tables.loads),
+    Section("energy", "Energy and what it is spent on", "Of one output token in the scope that was counted, and of the whole system from the devices to the site.", "", energy_section.section),
     Section("places", "Cost and carbon by place", "The deployment at its load, with electricity of other regions and at other prices. Carbon is CO2 equivalent, from annual averages of a grid, for the energy "
             "as it is counted in the metrics.", "places", tables.places),
     Section("limit", "Distance to the physical limit", "The same deployment and load if every operation ran at the datasheet's peaks.", "", explanations.limit),

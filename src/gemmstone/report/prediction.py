@@ -22,7 +22,8 @@ LOADS = {
 def as_plan(document: Document) -> dict[str, Any]:
     """A prediction as a plan with one deployment, without targets and alternatives."""
     best = {
-        key: document.get(key) for key in ("hardware", "deployment", "metrics", "bound", "efficiency", "prefill_memory")
+        key: document.get(key)
+        for key in ("hardware", "deployment", "metrics", "bound", "efficiency", "energy", "prefill_memory")
     }
     best["concurrency"] = document["metrics"]["achieved_concurrency"]["value"]
     best["notes"] = []
