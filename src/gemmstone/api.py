@@ -22,7 +22,7 @@ from gemmstone.report import cases
 from gemmstone.simulate import detail as details
 from gemmstone.simulate import documents, rows
 from gemmstone.simulate.efficiency import efficiency
-from gemmstone.simulate.energy_document import energy
+from gemmstone.simulate.energy_document import energy, energy_notes
 from gemmstone.simulate.inputs import check_generates, image_size, settled
 from gemmstone.simulate.metrics import METRICS, Answer
 from gemmstone.simulate.pool_metrics import respond
@@ -64,8 +64,7 @@ def predict(scenario: Scenario, money: Money | None = None, *, detail: bool = Fa
     found = respond(found_at, scenario.workload, money.economics)
     at_limit = found if scenario.fidelity == "limit" else respond(limited(found_at), scenario.workload, money.economics)
     notes = [*documents.warnings(found), *documents.extrapolations(found_at), *documents.fallbacks(found_at)]
-    if money.pue is not None and money.energy_scope != "facility":
-        notes.append("--pue counts only with --energy-scope facility")
+    notes += energy_notes(found, money)
     return {
         **_head("predict", notes),
         "model": found.system.model.name,

@@ -262,3 +262,16 @@ def test_files_that_are_too_long_or_no_text_are_refused(tmp_path: Path, monkeypa
 def test_hours_that_are_none_are_refused(tmp_path: Path, hours: str) -> None:
     with pytest.raises(BadRequest, match="22-6"):
         money(carbon_profile=str(profile(tmp_path, DAY)), hours=hours)
+
+
+def test_options_that_make_no_difference_are_said() -> None:
+    def notes(hardware: str = "2xh100-sxm", **options: Any) -> str:
+        work = Workload(input_tokens=64, output_tokens=16)
+        scenario = Scenario(model="llama-3.1-8b", hardware=hardware, workload=work)
+        return " ".join(api.predict(scenario, money(**options))["warnings"])
+
+    assert "--pue counts only" in notes(pue=1.2)
+    assert "--host-load counts only" in notes(host_load=0.5)
+    assert "--set host.processor_power=88W" in notes(host_load=0.5, energy_scope="node")
+    assert "--host-load" not in notes("dgx-h100", host_load=0.5, energy_scope="node")
+    assert "--pue" not in notes(pue=1.2, energy_scope="facility")

@@ -10,8 +10,6 @@ from gemmstone.predict.economics import JOULES_PER_KWH, SECONDS_PER_HOUR
 from gemmstone.predict.money import Money
 from gemmstone.simulate.metrics import Answer
 
-NOT_COUNTED = "not counted: give --embodied-kgco2 and --lifetime"
-
 
 def energy(found: Answer, money: Money, load: int = 0) -> dict[str, Any] | None:
     """Energy and carbon of one load; None where the power of a device is not known.
@@ -53,6 +51,23 @@ def energy(found: Answer, money: Money, load: int = 0) -> dict[str, Any] | None:
         "counted_with": money.facts(),
         "battery": _battery(money, parts["devices"], tokens_per_s),
     }
+
+
+def energy_notes(found: Answer, money: Money) -> list[str]:
+    """What was asked of energy that makes no difference, and why."""
+    notes = []
+    if money.pue is not None and money.energy_scope != "facility":
+        notes.append("--pue counts only with --energy-scope facility")
+    if money.host_load_frac is not None and money.energy_scope == "device":
+        notes.append("--host-load counts only with --energy-scope node or facility")
+    elif money.host_load_frac is not None:
+        tiers = [made.cluster.device.host_tier for made in found.systems]
+        if any(tier is None or tier.processor_w is None for tier in tiers):
+            notes.append(
+                "--host-load counts where the power of the host's processors is known: name the system, as dgx-h100, or give a "
+                "device's share of it, as --set host.processor_power=88W"
+            )
+    return notes
 
 
 def _battery(money: Money, devices_w: float, tokens_per_s: float) -> Mapping[str, float] | None:
