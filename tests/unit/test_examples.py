@@ -75,3 +75,14 @@ def test_sweep_hardware(tmp_path):
         assert list(tokens) == sorted(tokens)
         assert list(dollars) == sorted(dollars, reverse=True)
     assert answers["1xh200-sxm", 1][0] < answers["1xh100-sxm", 1][0] < answers["1xa100-sxm-80gb", 1][0]
+
+
+def test_judge_measurements(tmp_path):
+    """What the example was made of: 80 ms a prompt, 25 ms a token, half as long again on average; no difference in power."""
+    token, prompt, verdict = output("judge_measurements.py", tmp_path).splitlines()
+    found, average = map(float, re.findall(r"([\d.]+) ms", token))
+    assert found == pytest.approx(25.0, rel=0.03)
+    assert average > 1.3 * found
+    assert float(re.search(r"([\d.]+) ms", prompt)[1]) == pytest.approx(80, rel=0.05)
+    assert float(re.search(r"([\d.]+) times", prompt)[1]) == pytest.approx(1.5, rel=0.05)
+    assert "not significant" in verdict

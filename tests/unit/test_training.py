@@ -226,6 +226,17 @@ def test_what_was_not_measured_is_said_or_refused() -> None:
     assert sizes == sorted(sizes, reverse=True)
 
 
+def test_the_page_shows_the_shipped_fits() -> None:
+    page = (Path(__file__).resolve().parents[2] / "docs" / "physics" / "training.md").read_text(encoding="utf-8")
+    for fit in training_files.load().values():
+        row = (
+            f"| {fit.device} | {fit.host_s_per_layer * 1e3:.2f} | {fit.compute_factor:.2f} | {fit.memory_factor:.2f} "
+            f"| {fit.value_bytes:.1f}, {fit.score_bytes:.1f}, {fit.logit_bytes:.1f} "
+            f"| {fit.mape:.1%} | {fit.error_frac:.1%} | {fit.larger_mape:.1%} | {fit.rows} |"
+        )
+        assert row in page, row
+
+
 # Learning curves ------------------------------------------------------------------------------------------------------
 
 
