@@ -168,7 +168,7 @@ def _energy(system: System, steady: Steady, workload: Workload, economics: Econo
     run, device = system.deployment, system.cluster.device
     size = lengths(workload, run.prefix_hit_frac)
     requests = steady.requests_per_s * run.data_parallel
-    watts = power_w(device, _dynamic_w(steady, run, size, requests / (run.data_parallel * run.attention_dp)))
+    watts = power_w(device, dynamic_w(steady, run, size, requests / (run.data_parallel * run.attention_dp)))
     if watts is None:
         return None
     draw = Draw(device=device, devices=float(run.num_devices), device_w=watts, economics=economics)
@@ -272,7 +272,7 @@ def _memory_bytes(system: System, steady: Steady, size: Lengths) -> Array:
     return np.asarray(np.minimum(system.memory.tree.bytes + cached, system.memory.usable_bytes), dtype=float)
 
 
-def _dynamic_w(steady: Steady, run: Deployment, size: Lengths, requests_per_s: Array) -> Array:
+def dynamic_w(steady: Steady, run: Deployment, size: Lengths, requests_per_s: Array) -> Array:
     """Dynamic power of one device: the energy of a request's decode and prompt steps times requests/s of its rank."""
     stages = run.pipeline_parallel
     decode_j, mixed_j, _ = np.split(steady.tree.energy_j, 3)
