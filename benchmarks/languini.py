@@ -1,6 +1,6 @@
 """How well training steps are predicted that the Languini Kitchen measured on five GPUs.
 
-python benchmarks/languini.py TRUTH
+python benchmarks/languini.py TABLES
 
 Prints, by device: the mean error of the fit, of models left out, of batches above 16 by a fit on those up to 16, and how many of
 the steps that ran out of memory, and of those that ran, are told so; the last two also for models left out.

@@ -1,6 +1,6 @@
 """How well times of prompts and tokens are fitted to the table that comes with Splitwise, and which of its rows cannot be.
 
-python benchmarks/phases.py TRUTH
+python benchmarks/phases.py TABLES
 """
 
 from __future__ import annotations
