@@ -33,6 +33,11 @@ class Trial:
     calibrated: Array
     learned: Array
 
+    @property
+    def worth_it(self) -> bool:
+        """Whether learning leaves so much less error that its residual is kept."""
+        return self.mean("learned") < MIN_GAIN * self.mean("calibrated")
+
     def mean(self, which: str) -> float:
         """Mean of |predicted / measured - 1|."""
         return float(np.mean(np.abs(np.expm1(getattr(self, which)))))
@@ -67,7 +72,7 @@ def learn(
             if fit is not None and not sample.inputs.get("eager"):
                 trial = tried(FAMILIES[name], sample)
                 say(line(fit, trial))
-                if trial.mean("learned") < MIN_GAIN * trial.mean("calibrated"):
+                if trial.worth_it:
                     found.append(residual(FAMILIES[name], sample, fit, trial))
     for device in sorted({one.device for one in found}):
         save(out, device, [one for one in found if one.device == device])
