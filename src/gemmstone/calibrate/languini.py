@@ -225,6 +225,15 @@ def filled(at_limit: Sequence[Step], fit: TrainingFit) -> Floats:
     return np.array([training.need_bytes(step.work, bare, step.buffer_bytes) for step in at_limit], float) / capacity
 
 
+def filled_held_out(at_limit: Sequence[Step], fit: TrainingFit) -> Floats:
+    """The same for each model by the memory of the device's other models."""
+    found = []
+    for step in at_limit:
+        others = [other for other in at_limit if other.config != step.config]
+        found.append(filled([step], with_memory(fit, fit_memory(others, fit.device))))
+    return np.concatenate(found)
+
+
 def runs_out(step: Step, fit: TrainingFit) -> bool:
     """Whether a step is predicted not to fit."""
     need = training.need_bytes(step.work, fit, step.buffer_bytes)
@@ -239,7 +248,7 @@ def fit_device(steps: Sequence[Step], device: str) -> TrainingFit:
     found = with_time(training_files.blank(device), fit_time(ran, device))
     found = with_memory(found, fit_memory(at_limit, device))
     held = held_out(ran, device)
-    margin = float(np.quantile(1.0 / filled(at_limit, found), 0.9)) - 1.0
+    margin = float(np.quantile(1.0 / filled_held_out(at_limit, found), 0.9)) - 1.0
     compiled = device_files.find(device).architecture not in CANNOT_COMPILE
     return replace(
         found,

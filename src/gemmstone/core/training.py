@@ -31,7 +31,7 @@ class TrainingFit:
 
     host_s_per_layer: time the host needs to launch a layer forward and backward. compute_factor and memory_factor: on the
     times at the datasheet's peak and bandwidth. value_bytes, score_bytes, logit_bytes: of a value of each kind that is kept,
-    at the peak of the step. memory_margin_frac: by how much the need may be underestimated, nine times in ten.
+    at the peak of the step. memory_margin_frac: by how much the need of a model left out was underestimated, nine times in ten.
     error_frac and memory_error_frac: standard deviations of the log, held out. mape: mean |predicted / measured - 1| of the
     fit, larger_mape: of larger batches by a fit on small ones.
     """
