@@ -198,13 +198,28 @@ class Fitted(NamedTuple):
         return self.generations.get(generation(case), self.engine)
 
 
-def fitted(cases: Sequence[Case], names: Sequence[str], prior: Mapping[str, float] = SERVING_PRIOR) -> Fitted:
+def fitted(
+    cases: Sequence[Case],
+    names: Sequence[str],
+    prior: Mapping[str, float] = SERVING_PRIOR,
+    rough: EngineFit | None = None,
+) -> Fitted:
     """An engine's coefficients from all its rows but those that are implausible or speculate, which a first fit tells."""
-    rough = fit_engine(cases, names, EngineFit(request_s=0.0, first_token_steps=0.0), prior)
+    rough = rough or fit_engine(cases, names, EngineFit(request_s=0.0, first_token_steps=0.0), prior)
     faster = speculative(cases, rough)
     kept = [case for case in cases if plausible(case, rough) and run_key(case) not in faster] or list(cases)
-    fit = fit_engine(kept, names, rough, prior)
-    return Fitted(fit, _generations(kept, fit) if set(HABITS) <= set(names) else {}, kept)
+    told = [_without_compiling(case, rough) for case in kept]
+    fit = fit_engine(told, names, rough, prior)
+    return Fitted(fit, _generations(told, fit) if set(HABITS) <= set(names) else {}, kept)
+
+
+def _without_compiling(case: Case, fit: EngineFit) -> Case:
+    """A case without a first token that is four times off: kernels are compiled or tuned while the clock runs, or
+    prompts come from a cache, which its columns do not tell."""
+    first_s = case.measured.get("ttft_s")
+    if first_s is None or len(case.measured) == 1 or 0.25 < case.predicted(fit)["ttft_s"] / first_s < 4.0:
+        return case
+    return replace(case, measured={name: value for name, value in case.measured.items() if name != "ttft_s"})
 
 
 def _generations(cases: Sequence[Case], fit: EngineFit) -> dict[str, EngineFit]:
@@ -250,9 +265,10 @@ def fit_all(paths: Sequence[Path]) -> dict[str, dict[str, Any]]:
     document = {}
     older: dict[str, dict[str, Any]] = {}
     for name, own in _by_engine(serving):
-        apart = _apart(own, fit_engine(own, _seen(own), EngineFit()))
+        rough = fit_engine(own, _seen(own), EngineFit())
+        apart = _apart(own, rough)
         rest = [case for case in own if generation(case) not in apart]
-        document[name], generations = _entries(rest, _seen(rest), inputs)
+        document[name], generations = _entries(rest, _seen(rest), inputs, rough=None if apart else rough)
         older |= {f"{name}@{era}": entry for era, entry in generations.items()}
         for era, theirs in apart.items():
             older[f"{name}@{era}"] = {**document[name], **_entries(theirs, STATIC, inputs, AGED_PRIOR)[0]}
@@ -320,11 +336,12 @@ def _entries(
     names: Sequence[str],
     inputs: Mapping[str, str],
     prior: Mapping[str, float] = SERVING_PRIOR,
+    rough: EngineFit | None = None,
 ) -> tuple[dict[str, Any], dict[str, dict[str, Any]]]:
     """What the file says of an engine, and of its generations."""
-    found = fitted(cases, names, prior)
+    found = fitted(cases, names, prior, rough)
     entry: dict[str, Any] = {name: _rounded(getattr(found.engine, name)) for name in names}
-    errors = _held_out(found.kept, names, prior)
+    errors = _held_out(found.kept, names, prior, found.engine)
     for metric, key in (
         ("tpot_s", "tpot_error_frac"),
         ("ttft_s", "ttft_error_frac"),
@@ -345,14 +362,16 @@ def _entries(
     return entry, generations
 
 
-def _held_out(cases: Sequence[Case], names: Sequence[str], prior: Mapping[str, float]) -> dict[str, float]:
+def _held_out(
+    cases: Sequence[Case], names: Sequence[str], prior: Mapping[str, float], start: EngineFit
+) -> dict[str, float]:
     """Standard deviation of the log error by metric on groups that the coefficients were not fitted on, robust."""
     groups = sorted({case.group for case in cases})
     errors: dict[str, list[float]] = {}
     for fold in range(FOLDS if len(groups) >= FOLDS else 1):
         unseen = set(groups[fold::FOLDS])
         seen = [case for case in cases if case.group not in unseen] or list(cases)
-        found = fitted(seen, names, prior)
+        found = fitted(seen, names, prior, start)
         for case in cases:
             if case.group in unseen:
                 for name, value in case.predicted(found.of(case)).items():

@@ -81,7 +81,9 @@ class Engine:
     no_backend names architectures that "*" leaves out; computes_int8 those where products of int8 weights run in int8
     rather than after unpacking. launch_s is the host's time for one operation where no CUDA graph replays it, 0 where it is
     not known. narrow_recipes is the format that the engine's own recipes for 8 bits and less take for the cache, and for
-    attention beside experts in 4 bits; empty where they leave both in the model's. uneven_heads: a tensor-parallel degree need not divide the attention heads.
+    attention beside experts in 4 bits; empty where they leave both in the model's. uneven_heads: a tensor-parallel degree need
+    not divide the attention heads. static_from_bytes_per_s is the memory bandwidth from which on static batches are those of
+    the measured scripts; slower devices run as they serve.
     """
 
     name: str
@@ -105,6 +107,7 @@ class Engine:
     computes_int8: tuple[str, ...]
     uneven_heads: bool
     narrow_recipes: str
+    static_from_bytes_per_s: float
     launch: Launch
     container: Container
     sources: Mapping[str, str]
@@ -170,7 +173,7 @@ def _read(name: str) -> Engine:
 def _engine(table: Mapping[str, Any]) -> Engine:
     sources = dict(table["sources"])
     sections = {name: table[name] for name in ("scheduler", "batch", "memory", "streaming")}
-    sections |= {"host": table["host"]} if "host" in table else {}
+    sections |= {name: table[name] for name in ("host", "static") if name in table}
     for name, section in sections.items():
         if section["source"] not in sources:
             raise ValueError(f"[{name}] names the source {section['source']!r}, which [sources] does not explain")
@@ -197,6 +200,7 @@ def _engine(table: Mapping[str, Any]) -> Engine:
         computes_int8=tuple(table.get("computes_int8", ())),
         uneven_heads=bool(table.get("uneven_heads", False)),
         narrow_recipes=str(table.get("narrow_recipes", "")),
+        static_from_bytes_per_s=units.parse(sections["static"]["bandwidth"], "bytes_per_s") if "static" in sections else 0.0,
         launch=_launch(table["launch"]),
         container=_container(table.get("container", {"images": {}}), sources),
         sources=sources,

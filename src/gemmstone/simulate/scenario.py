@@ -127,7 +127,8 @@ def system(scenario: Scenario) -> System:
     """The system a scenario describes; equal descriptions share one."""
     check_fidelity(scenario.fidelity)
     hardware = Hardware(scenario.hardware, scenario.num_devices, scenario.edits)
-    style = Style(scenario.engine, era(scenario), scenario.fidelity)
+    version = scenario.choice.engine_version if scenario.fidelity == "measured" else ""
+    style = Style(scenario.engine, era(scenario), scenario.fidelity, version)
     return _system(scenario.model, hardware, style, scenario.choice)
 
 
@@ -135,12 +136,14 @@ def era(scenario: Scenario) -> str:
     """Which generation of an engine is meant: static batches were measured with the offline scripts of 2024.
 
     Those schedule, sample and detokenise between steps in the foreground; a named version, or any other mode, means the
-    servers of 2025, or the generation of that version where it was fitted apart.
+    servers of 2025, or the generation of that version where it was fitted apart. So does a device slower than any that an
+    engine's scripts were measured on, where its file says so.
     """
-    version = scenario.choice.engine_version
+    version, engine = scenario.choice.engine_version, engine_files.find(scenario.engine)
     if scenario.workload.mode == "batch" and not version:
-        return "static"
-    return calibration_files.era(engine_files.find(scenario.engine).name, version)
+        bandwidth = load_cluster(Hardware(scenario.hardware, scenario.num_devices)).device.memory_bandwidth_bytes_per_s
+        return "static" if bandwidth >= engine.static_from_bytes_per_s else ""
+    return calibration_files.era(engine.name, version)
 
 
 def limited(made: System | Pools) -> System | Pools:
@@ -170,11 +173,12 @@ class Hardware(NamedTuple):
 
 
 class Style(NamedTuple):
-    """How prices are formed: whose kernels, of which generation, at which fidelity."""
+    """How prices are formed: whose kernels, of which generation, at which fidelity; and whose measurements, where it tells."""
 
     engine: str
     era: str
     fidelity: str
+    version: str = ""
 
 
 @lru_cache(maxsize=512)
@@ -222,4 +226,10 @@ def pricing(hardware: Hardware, style: Style) -> Pricing:
     else:
         fitted = calibration_files.engine_fit(engine.name, style.era)
         fitted = replace(fitted, launch_s=fitted.launch_s or engine.launch_s)
-    return Pricing(cluster=load_cluster(hardware), engine=engine.name, fidelity=style.fidelity, engine_fit=fitted)
+    return Pricing(
+        cluster=load_cluster(hardware),
+        engine=engine.name,
+        fidelity=style.fidelity,
+        engine_fit=fitted,
+        engine_version=style.version,
+    )
