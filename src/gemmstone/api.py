@@ -5,12 +5,14 @@ predict, predict_cases, plan, compare, validate, calibrate, catalog_devices, cat
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, replace
+from functools import cache
 from typing import TYPE_CHECKING, Any
 
 from gemmstone import __version__
-from gemmstone.catalog import carbon, device_files, engine_files, model_files
+from gemmstone.catalog import carbon, device_files, engine_files, measured_files, model_files
 from gemmstone.core import units
 from gemmstone.core.deployment import Workload
 from gemmstone.core.errors import BadRequest
@@ -50,6 +52,17 @@ __all__ = [
 ]
 
 
+@cache
+def _measured(device: str, engine: str, version: str) -> None:
+    """Has the tables of an optional package made into what fidelity `measured` looks up, once a process."""
+    from gemmstone.calibrate import silicon  # lazy: no other fidelity reads tables
+
+    silicon.prepare(device, engine, version, say=lambda line: print(line, file=sys.stderr))
+
+
+measured_files.made_by(_measured)
+
+
 def predict(scenario: Scenario, money: Money | None = None, *, detail: bool = False) -> dict[str, Any]:
     """Latency, throughput, memory, energy and cost of one scenario: the document `gemmstone.predict/1`.
 
@@ -64,6 +77,7 @@ def predict(scenario: Scenario, money: Money | None = None, *, detail: bool = Fa
     found = respond(found_at, scenario.workload, money.economics)
     at_limit = found if scenario.fidelity == "limit" else respond(limited(found_at), scenario.workload, money.economics)
     notes = [*documents.warnings(found), *documents.extrapolations(found_at), *documents.fallbacks(found_at)]
+    notes += documents.measured_with(found_at)
     notes += energy_notes(found, money)
     return {
         **_head("predict", notes),

@@ -80,13 +80,16 @@ class Load(NamedTuple):
     touched: float
 
 
-def read(directory: Path, devices: Iterable[str] | None = None) -> list[Sample]:
-    """Grouped products of every (device, engine, format, kernel), balanced and skewed routing together."""
+def read(directory: Path, devices: Iterable[str] | None = None, *, thin: bool = True) -> list[Sample]:
+    """Grouped products of every (device, engine, format, kernel), balanced and skewed routing together.
+
+    `thin` keeps MAX_ROWS of a kernel, the same number of every shape: more do not change a fit.
+    """
     samples = []
     gated = (replace(table, rows=_usable(table)) for table in tables.load(directory, "moe", "moe", devices))
     for table in tables.newest((table for table in gated if table.rows.height), ("moe_dtype",)):
         for dtype, kernel, rows in _kernels(table.rows):
-            sample = from_memory(_sample(table, dtype, kernel, rows))
+            sample = from_memory(_sample(table, dtype, kernel, _thinned(rows) if thin else rows))
             if np.unique(sample.groups).size >= MIN_SHAPES:
                 samples.append(sample)
     return samples
@@ -188,7 +191,7 @@ def _kernels(rows: pl.DataFrame) -> Iterator[tuple[str, str, pl.DataFrame]]:
         only_fallback = all(FALLBACK in str(kernel) for (kernel,) in parts)
         for (kernel,), part in sorted(parts.items(), key=lambda item: str(item[0])):
             if part.height >= MIN_COVERAGE * most and (only_fallback or FALLBACK not in str(kernel)):
-                yield dtype, _short(str(kernel)), _thinned(part)
+                yield dtype, _short(str(kernel)), part
 
 
 def _usable(table: tables.Table) -> pl.DataFrame:

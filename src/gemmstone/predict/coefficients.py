@@ -97,7 +97,9 @@ def candidates(
             fits = tuple(
                 fit
                 for fit in lent.fits
-                if fit.family == measured and _serves(fit, stand_in) and _offered(fit, owner, engine)
+                if fit.family == measured
+                and serves_variant(fit.variant, fit.kernel, stand_in)
+                and _offered(fit, owner, engine)
             )
             if fits:
                 error = max(fit.error_frac for fit in fits) ** 2 + lent.error_frac**2
@@ -122,12 +124,12 @@ def _offered(fit: Fit, owner: str, engine: str) -> bool:
     return shared or owner in ("", fit.engine)
 
 
-def _serves(fit: Fit, variant: str) -> bool:
-    """Whether a fit is of this variant; kernels for 4-bit weights end in the name of the format they unpack."""
+def serves_variant(offered: str, kernel: str, variant: str) -> bool:
+    """Whether a kernel is of this variant; kernels for 4-bit weights end in the name of the format they unpack."""
     base, _, flavour = variant.partition("-") if variant.startswith("w4a16") else (variant, "", "")
-    if fit.variant != base:
+    if offered != base:
         return False
-    unpacked = fit.kernel.rpartition(" ")[2]
+    unpacked = kernel.rpartition(" ")[2]
     return unpacked not in UNPACKED or unpacked == (flavour or UNPACKED[0])
 
 

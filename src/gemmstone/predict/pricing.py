@@ -1,7 +1,8 @@
 """What an operation costs on a cluster: coefficients looked up once, then any number of operations and operating points.
 
 Fidelities are a ladder. `limit` divides work by datasheet peaks; `calibrated` uses the kernel forms with fitted
-coefficients; `learned` corrects those by what the forms miss of a kernel (predict.learned). Each rung answers an operation
+coefficients; `learned` corrects those by what the forms miss of a kernel (predict.learned); `measured` interpolates in
+measured times of the very device and engine (predict.measured). Each rung answers an operation
 or says that it has nothing for it, and the next lower one is asked: fallback is op by op, its source stands in the tree.
 
 A device without measurements borrows the coefficients of its nearest relative together with its own datasheet rates, and its
@@ -18,17 +19,18 @@ from typing import NamedTuple
 
 import numpy as np
 
-from gemmstone.catalog import device_files, learned_files
+from gemmstone.catalog import device_files, learned_files, measured_files
 from gemmstone.core import dtypes
 from gemmstone.core.calibration import EngineFit, KernelTime, Rates, Scale
 from gemmstone.core.deployment import Array
 from gemmstone.core.errors import BadRequest
 from gemmstone.core.estimate import Estimate
 from gemmstone.core.hardware import Cluster
+from gemmstone.core.measured import MeasuredKernel
 from gemmstone.core.power import PowerFit
 from gemmstone.core.residual import Residual
 from gemmstone.core.work import Op
-from gemmstone.predict import host, power
+from gemmstone.predict import host, measured, power
 from gemmstone.predict.borrowing import Lender, lender
 from gemmstone.predict.coefficients import Candidates, candidates
 from gemmstone.predict.features import FEATURES
@@ -60,12 +62,18 @@ class Pricing:
     fidelity: str = "calibrated"
     engine_fit: EngineFit = EngineFit()
     power_fit: PowerFit | None = None  # instead of the device's own
+    engine_version: str = ""  # whose measurements are looked up; the newest when empty
     # (kind of operation, number of its shape) -> factor by which it went beyond the measurements
     extrapolated: dict[tuple[str, str], float] = field(default_factory=dict, init=False, repr=False)
     # (kind of operation, rung that answered) where the asked fidelity had nothing
     fallbacks: set[tuple[str, str]] = field(default_factory=set, init=False, repr=False)
+    # kinds of operation of which the asked fidelity priced some
+    answered: set[str] = field(default_factory=set, init=False, repr=False)
     _candidates: dict[tuple[str, str], Candidates] = field(default_factory=dict, init=False, repr=False)
     _residuals: dict[tuple[str, str], tuple[Residual | None, ...]] = field(default_factory=dict, init=False, repr=False)
+    _measurements: dict[tuple[str, str], tuple[measured.Curve, ...]] = field(
+        default_factory=dict, init=False, repr=False
+    )
 
     def price(self, op: Op) -> Estimate:
         """Seconds and dynamic joules of all `op.count` calls, zero at operating points where there is nothing to do."""
@@ -116,6 +124,7 @@ class Pricing:
         """Drops the notes of earlier predictions: what was extrapolated and what fell back."""
         self.extrapolated.clear()
         self.fallbacks.clear()
+        self.answered.clear()
 
     @cached_property
     def unedited(self) -> Pricing:
@@ -123,14 +132,16 @@ class Pricing:
         if not self.cluster.device.edited:
             return self
         cluster = replace(self.cluster, device=device_files.find(self.cluster.device.slug))
-        return Pricing(cluster=cluster, engine=self.engine, fidelity=self.fidelity, engine_fit=self.engine_fit)
+        return replace(self, cluster=cluster)
 
     def _time(self, op: Op) -> Timed:
         """The answer of the highest rung that has one."""
         for name in LADDERS[self.fidelity]:
             timed = RUNGS[name](self, op)
             if timed is not None:
-                if name != self.fidelity:
+                if name == self.fidelity:
+                    self.answered.add(op.kind)
+                else:
                     self.fallbacks.add((op.kind, name))
                 return timed
         raise BadRequest(f"nothing prices {op.kind} at fidelity {self.fidelity}")
@@ -229,6 +240,64 @@ class Pricing:
             timed = timed._replace(time_s=np.maximum(timed.time_s * self.engine_fit.communication_factor, least_s))
         return Timed(timed, found.source, found.error_frac + EXTRAPOLATION_ERROR * self._beyond(op, found.highest))
 
+    def _measured(self, op: Op) -> Timed | None:
+        """Measured times where there are any close by, the next rung's elsewhere; None where no point has one.
+
+        They are of the device as it is: under edits, and with what the engine adds to its kernels, they change as the
+        calibrated form does.
+        """
+        curves = self._curves(op)
+        if not curves:
+            return None
+        real, active = self.unedited.scale.apply(self.unedited.rates(op)), np.asarray(op.write_bytes, dtype=float) > 0
+        raw = [FORMS[op.kind](op, real, c).time_s for c in self._plain(op).coefficients]
+        now = self._calibrated(op).kernel
+        active = np.broadcast_to(active, np.shape(now.time_s))
+        told = measured.answer(op, curves, real, np.atleast_1d(active))
+        seconds = told.seconds.reshape(np.shape(now.time_s))
+        known = np.isfinite(seconds) & active
+        if not known.any():
+            return None
+        other = self._learned(op) or self._calibrated(op)
+        factor = seconds / np.min(raw, axis=0)
+        merged = KernelTime(
+            *(np.where(known, part * factor, rest) for part, rest in zip(now, other.kernel, strict=True))
+        )
+        if (known | ~active).all():
+            return Timed(merged, "measured", told.error_frac or other.error_frac)
+        self.fallbacks.add((op.kind, other.source if other.source == "learned" else "calibrated"))
+        return Timed(merged, other.source, max(told.error_frac, other.error_frac))
+
+    def _curves(self, op: Op) -> tuple[measured.Curve, ...]:
+        """The measured kernels that could run an operation on this device with this engine; none of one that borrows."""
+        key = (op.kind, op.variant)
+        known = self._measurements.get(key)
+        if known is None:
+            found = measured_files.find(self.cluster.device.slug, self.engine, self.engine_version)
+            kernels = [kernel for kernel in found if measured.serves(kernel, op, self.engine)]
+            known = tuple(self._curve(op, kernel) for kernel in kernels)
+            self._measurements[key] = known
+        return known
+
+    def measured_with(self) -> set[str]:
+        """Engines and libraries whose measurements were looked up, with their versions."""
+        kernels = [one.kernel for curves in self._measurements.values() for one in curves]
+        return {f"{kernel.engine} {kernel.version}".strip() for kernel in kernels}
+
+    def _curve(self, op: Op, kernel: MeasuredKernel) -> measured.Curve:
+        found = self._plain(op)
+        own = [
+            coefficients
+            for fit, coefficients in zip(found.fits, found.coefficients, strict=True)
+            if (fit.engine, fit.kernel) == (kernel.engine, kernel.kernel)
+        ]
+        rates = self.unedited.scale.apply(self.unedited.rates(op))
+        return measured.curve(kernel, FORMS[op.kind], own[0] if own else found.coefficients[0], rates)
+
+    def _plain(self, op: Op) -> Candidates:
+        """The coefficients of an operation's kernels as they were fitted, without what the engine adds."""
+        return candidates(self.lender, op.kind, op.variant, self.engine)
+
     def _learned(self, op: Op) -> Timed | None:
         found, residuals = self._lookup(op), self._corrections(op)
         if not any(residuals):
@@ -306,6 +375,7 @@ class Pricing:
 
 # A rung answers an operation, or None where it has nothing for it. A fidelity asks its rungs in this order.
 RUNGS: dict[str, Callable[[Pricing, Op], Timed | None]] = {
+    "measured": Pricing._measured,
     "learned": Pricing._learned,
     "calibrated": Pricing._calibrated,
     "limit": Pricing._limit,
@@ -314,6 +384,7 @@ LADDERS: dict[str, tuple[str, ...]] = {
     "limit": ("limit",),
     "calibrated": ("calibrated",),
     "learned": ("learned", "calibrated"),
+    "measured": ("measured", "learned", "calibrated"),
 }
 
 

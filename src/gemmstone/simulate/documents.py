@@ -104,11 +104,18 @@ def fallbacks(made: System | Pools) -> list[str]:
     found: dict[tuple[str, str], set[str]] = {}
     for worker in workers(made):
         for kind, rung in worker.pricing.fallbacks:
-            found.setdefault((worker.pricing.fidelity, rung), set()).add(kind)
+            some = f"some {kind}" if kind in worker.pricing.answered else kind
+            found.setdefault((worker.pricing.fidelity, rung), set()).add(some)
     return [
         f"nothing {asked} prices {', '.join(sorted(kinds))} here: {rung} instead"
         for (asked, rung), kinds in sorted(found.items())
     ]
+
+
+def measured_with(made: System | Pools) -> list[str]:
+    """A note of the versions whose measurements were looked up; none where there were none."""
+    found = {name for worker in workers(made) for name in worker.pricing.measured_with()}
+    return [f"measurements of {', '.join(sorted(found))}"] if found else []
 
 
 def metrics(found: Answer, load: int = 0, bound: Answer | None = None) -> dict[str, dict[str, float]]:
