@@ -1,6 +1,6 @@
 """How wrong the predictions are, on deployments that others measured.
 
-python benchmarks/accuracy.py CASES_DIR [--held-out]
+python benchmarks/accuracy.py CASES_DIR [--held-out] [--fidelity NAME]
 """
 
 from __future__ import annotations
@@ -8,6 +8,7 @@ from __future__ import annotations
 import csv
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple
@@ -48,9 +49,9 @@ def label(case: Case) -> Label:
     return Label(case.device, case.system.engine.name, case.system.model.name)
 
 
-def shipped(case: Case) -> dict[str, float]:
+def shipped(case: Case, fidelity: str = "calibrated") -> dict[str, float]:
     """Predicted metrics of a case with the coefficients that are shipped."""
-    made = scenario.system(case.asked)
+    made = scenario.system(replace(case.asked, fidelity=fidelity))
     return metrics_of(made, case.workload, case.measured)
 
 
@@ -66,7 +67,7 @@ def ratios(cases: Sequence[Case], predict: Callable[[Case], dict[str, float]]) -
     return found
 
 
-def disaggregated(path: Path) -> tuple[list[Rate], int, dict[str, int]]:
+def disaggregated(path: Path, fidelity: str = "calibrated") -> tuple[list[Rate], int, dict[str, int]]:
     """Predicted / measured of rows with two pools, how many were answered, and why others were not."""
     rates: list[Rate] = []
     unanswered: dict[str, int] = {}
@@ -74,7 +75,7 @@ def disaggregated(path: Path) -> tuple[list[Rate], int, dict[str, int]]:
     with path.open(encoding="utf-8", newline="") as file:
         for row in csv.DictReader(file):
             try:
-                asked = rows.scenario(row)
+                asked = rows.scenario(row, fidelity)
                 found = respond(scenario.made(asked), asked.workload, Money().economics)
             except GemmstoneError as error:
                 reason = f"{row['model']} on {row['hardware']}: {error}"
@@ -135,6 +136,7 @@ def _predicted(case: Case, fit: engines.Fitted) -> dict[str, float]:
 def main(arguments: Sequence[str]) -> int:
     """Prints the report; exit code 1 when a bar is missed."""
     directory = Path(arguments[0])
+    fidelity = arguments[arguments.index("--fidelity") + 1] if "--fidelity" in arguments else "calibrated"
     good = True
     for name, bars in BARS.items():
         path = directory / name
@@ -142,12 +144,12 @@ def main(arguments: Sequence[str]) -> int:
             print(f"== {name}: not there")
             continue
         if name == POOLS:
-            rates, answered, unanswered = disaggregated(path)
+            rates, answered, unanswered = disaggregated(path, fidelity)
             good &= _answered(name, answered, unanswered) & show(rates, bars)
             continue
         cases, unanswered = read_cases([path])
         good &= _answered(name, len(cases), unanswered)
-        good &= show(ratios(cases, shipped), bars)
+        good &= show(ratios(cases, partial(shipped, fidelity=fidelity)), bars)
         if "--held-out" in arguments:
             print("-- engine coefficients fitted on the other half of the (model, device) groups")
             if (
