@@ -332,3 +332,15 @@ def test_a_model_that_is_nowhere_is_looked_for_once(solve, monkeypatch):
     assert asked == ["some/model"]
     assert all("config.json" in row["error"] for row in answered[:50])
     assert answered[50]["error"] == ""
+
+
+def test_use_and_embodied_carbon_hold_for_all_rows(solve):
+    (busy,) = solve(f"model,hardware\n{GOOD}\n")
+    options = ("--utilization", "0.5", "--energy-scope", "node", "--embodied-kgco2", "150", "--lifetime", "5y")
+    (lazy,) = solve(f"model,hardware\n{GOOD}\n", *options)
+    for name in ("energy_j_per_output_token", "gco2_per_million_output_tokens", "usd_per_million_output_tokens"):
+        assert float(lazy[name]) > float(busy[name]), name
+    assert float(lazy["usd_per_million_output_tokens"]) == pytest.approx(
+        2 * float(busy["usd_per_million_output_tokens"])
+    )
+    assert float(lazy["output_tokens_per_s"]) == float(busy["output_tokens_per_s"])
