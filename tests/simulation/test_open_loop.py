@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from math import factorial
 
 import numpy as np
 import pytest
 
+from gemmstone.core.deployment import Workload
+from gemmstone.predict.economics import Economics
+from gemmstone.simulate import scenario
+from gemmstone.simulate.metrics import answer
 from gemmstone.simulate.open_loop import open_loop
+from gemmstone.simulate.scenario import Scenario
 
 SERVICE_S = 2.0
 
@@ -55,3 +61,18 @@ def test_waiting_takes_over_near_saturation() -> None:
     waits = [constant(use * 8 / SERVICE_S, 8)[0] for use in (0.9, 0.99, 0.999)]
     assert waits[1] > 9 * waits[0]
     assert waits[2] > 9 * waits[1]
+
+
+def test_bands_widen_towards_saturation() -> None:
+    """A server that is a tenth slower than thought hardly shows at little load, and makes queues near its limit."""
+    work = Workload(input_tokens=1024, output_tokens=256, mode="rate")
+    made = scenario.system(Scenario(model="llama-3.1-8b", hardware="h100-sxm", workload=work))
+    saturated = float(answer(made, replace(work, mode="offline"), Economics()).metrics["requests_per_s"].value[0])
+    shares = np.array([0.05, 0.5, 0.9])
+    found = answer(made, work, Economics(), shares * saturated)
+    for name in ("ttft_s", "tpot_s", "e2e_s"):
+        spread = found.metrics[name].high / found.metrics[name].low
+        assert np.all(np.diff(spread) > 0), name
+    assert found.metrics["tpot_s"].high[2] / found.metrics["tpot_s"].value[2] > 1.5 * (
+        found.metrics["tpot_s"].high[0] / found.metrics["tpot_s"].value[0]
+    )

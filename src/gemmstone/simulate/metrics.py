@@ -18,7 +18,7 @@ from gemmstone.graph import techniques
 from gemmstone.graph.parameters import count
 from gemmstone.predict import power
 from gemmstone.predict.economics import Draw, Economics, Energy, power_w, spent, usd_per_million
-from gemmstone.simulate.open_loop import open_loop
+from gemmstone.simulate.open_loop import OpenLoop, open_loop
 from gemmstone.simulate.pools import Pools
 from gemmstone.simulate.steady import Lengths, Steady, closed_loop, lengths, static_batch
 from gemmstone.simulate.system import System
@@ -26,6 +26,10 @@ from gemmstone.simulate.system import System
 Z80 = 1.2816  # half width of the central 80% of a normal distribution, in standard deviations
 OFFLINE_MAX_SEQS = 2048.0  # requests in flight beyond which no engine gains throughput (docs/physics/serving.md)
 RATE_GRID = 24
+SLOWER = 1.1  # by which a system is taken to be slower to see how its queues answer
+# Standard deviation of the log of bytes that a device holds: 80% of the published memory use among the reference cases
+# lies in the band that it makes.
+MEMORY_ERROR = 0.08
 # Every metric there is, in the order of the contract. Some are missing where a price or a power is not known.
 METRICS = (
     "ttft_s",
@@ -147,10 +151,21 @@ def _open_loop(system: System, workload: Workload, rates: Array, size: Lengths) 
             f"{float(np.max(rates)) * replicas:.4g} requests/s cannot be sustained: this deployment saturates near "
             f"{saturated * replicas:.4g} requests/s; lower the rate or add replicas"
         )
-    found = [
-        open_loop(float(rate), levels, sweep.requests_per_s, sweep.ttft_s, sweep.tpot_s, max(size.output - 1.0, 0.0))
-        for rate in rates
-    ]
+    later = max(size.output - 1.0, 0.0)
+
+    def queues(asked: Array) -> list[OpenLoop]:
+        served = (levels, sweep.requests_per_s, sweep.ttft_s, sweep.tpot_s)
+        return [open_loop(float(rate), *served, later) for rate in asked]
+
+    found = queues(rates)
+    busier = np.minimum(rates * SLOWER, (rates + saturated) / 2.0)
+    steepness = {
+        name: np.array(
+            [np.log(getattr(more, name) / getattr(own, name)) for own, more in zip(found, queues(busier), strict=True)]
+        )
+        / np.log(busier / rates)
+        for name in ("ttft_s", "tpot_s", "e2e_s")
+    }
     present = np.array([queue.in_service for queue in found])
     at_load = _closed(system, workload, np.maximum(present, 1.0) / ranks)
     return replace(
@@ -161,6 +176,7 @@ def _open_loop(system: System, workload: Workload, rates: Array, size: Lengths) 
         tpot_s=np.array([queue.tpot_s for queue in found]),
         e2e_s=np.array([queue.e2e_s for queue in found]),
         requests_per_s=np.asarray(rates, dtype=float),
+        steepness=steepness,
     )
 
 
@@ -204,18 +220,23 @@ def _metrics(
         "tpot": float(np.hypot(tree_error, speed_error)),
         "ttft": float(np.hypot(tree_error, fitted.ttft_error_frac)),
     }
-    values: dict[str, tuple[Array, float]] = {
-        "ttft_s": (steady.ttft_s, errors["ttft"]),
-        "tpot_s": (steady.tpot_s, errors["tpot"]),
-        "e2e_s": (steady.e2e_s, errors["tpot"]),
+
+    def grown(name: str, error: float) -> Array | float:
+        """The error of a time, and what an error in speed makes of it where requests come at a rate."""
+        return np.hypot(error, steady.steepness[name] * errors["tpot"]) if name in steady.steepness else error
+
+    values: dict[str, tuple[Array, Array | float]] = {
+        "ttft_s": (steady.ttft_s, grown("ttft_s", errors["ttft"])),
+        "tpot_s": (steady.tpot_s, grown("tpot_s", errors["tpot"])),
+        "e2e_s": (steady.e2e_s, grown("e2e_s", errors["tpot"])),
         "output_tokens_per_s": (output, errors["tpot"]),
         "total_tokens_per_s": (total, errors["tpot"]),
         "requests_per_s": (requests, errors["tpot"]),
         "output_tokens_per_s_per_device": (output / devices, errors["tpot"]),
-        "output_tokens_per_s_per_user": (1.0 / _token_s(system, steady), errors["tpot"]),
-        "achieved_concurrency": (requests * steady.e2e_s, errors["tpot"]),
-        "memory_bytes_per_device": (_memory_bytes(system, steady, size), 0.05),
-        "kv_capacity_tokens": (np.full_like(requests, _capacity_tokens(system, size)), 0.05),
+        "output_tokens_per_s_per_user": (1.0 / _token_s(system, steady), grown("tpot_s", errors["tpot"])),
+        "achieved_concurrency": (requests * steady.e2e_s, grown("e2e_s", errors["tpot"])),
+        "memory_bytes_per_device": (_memory_bytes(system, steady, size), MEMORY_ERROR),
+        "kv_capacity_tokens": (np.full_like(requests, _capacity_tokens(system, size)), MEMORY_ERROR),
     }
     if energy is not None:
         values |= energy_metrics(energy, devices, errors["tpot"], power.error_frac(device))
@@ -261,8 +282,8 @@ def peak(system: System) -> float:
     return system.pricing.peak_flop_per_s(system.deployment.activations)
 
 
-def metric(value: Array, error: float, most: float) -> Metric:
-    spread = float(np.exp(Z80 * error))
+def metric(value: Array, error: Array | float, most: float) -> Metric:
+    spread = np.exp(Z80 * np.asarray(error))
     high = np.maximum(value, np.minimum(value * spread, most))  # no band reaches beyond what can be
     return Metric(value=value, low=value / spread, high=high)
 

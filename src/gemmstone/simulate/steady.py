@@ -16,7 +16,8 @@ More requests than the cache holds wait for a slot: Little's law.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import NamedTuple, Protocol
 
 import numpy as np
@@ -104,6 +105,8 @@ class Steady:
     prefill_share: Array  # of the time that steps with prompts take more than decode steps
     tree: Estimate  # points: decode steps, mixed steps, first-wave steps, each at every load
     loads: int
+    # of a rate: d ln(metric) / d ln(rate) [loads] by the metric's name, which is how an error in speed grows near saturation
+    steepness: Mapping[str, Array] = field(default_factory=dict)
 
 
 def lengths(workload: Workload, prefix_hit_frac: float) -> Lengths:
