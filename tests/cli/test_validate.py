@@ -56,6 +56,14 @@ def test_groups_and_worst_as_asked(gemmstone, folder):
     assert len(document["worst"]) == 1
 
 
+def test_fidelities_are_compared(gemmstone, folder):
+    asked = ("compare", "validate", "--truth", folder, "--vary", "fidelity=limit,calibrated", "--json")
+    document = gemmstone(*asked).document
+    (found,) = document["differences"]
+    assert found["metrics"]["median_error_frac"]["change"] < 0  # a bound is no prediction
+    assert "median_error_frac_of.mine, tpot_s" in found["metrics"]
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

@@ -43,6 +43,7 @@ def document(
         "cases": "the packaged reference cases" if truth is None else truth,
         "fidelity": fidelity,
         "rows": len(cases),
+        "metrics": _metrics(found),
         "groups": [asdict(group) for grouping in by or USUAL for group in groups(found, grouping)],
         "worst": [_row(check) for check in worst(found, worst_count)],
         "unanswered": [
@@ -52,6 +53,18 @@ def document(
         "held_out": [asdict(family) for family in held_out()],
         "bounds": len(bounds.recorded()) if bounded else 0,
         "broken": bounds.exceeded(found, bounds.recorded()) if bounded else [],
+    }
+
+
+def _metrics(found: Sequence[Check]) -> dict[str, Any]:
+    """Errors of everything and medians by kind, as numbers by name: what `gemmstone compare` shows of two versions."""
+    (whole,) = groups(found, "")
+    kinds = {group.name: group.median_error for group in groups(found, "kind,metric")}
+    return {
+        "median_error_frac": whole.median_error,
+        "mean_error_frac": whole.mean_error,
+        "band_coverage_frac": whole.band_coverage,
+        "median_error_frac_of": kinds,
     }
 
 
