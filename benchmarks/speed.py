@@ -62,6 +62,8 @@ BARS: dict[str, tuple[list[str], float]] = {
     "plan pools": (POOLS, 4.0),  # undivided and disaggregated
 }
 CASES_PER_S = 300.0
+LEARNED = ["--fidelity", "learned"]
+LEARNED_TIMES = 3.0  # what a prediction with learned corrections may cost, in times of a calibrated one
 # the same plans as a user would ask the peer for them
 PEERS = {
     "plan": "--model meta-llama/Meta-Llama-3.1-70B --total-gpus 8 --system h100_sxm --isl 2048 --osl 256 --ttft 2000 --tpot 50",
@@ -84,7 +86,7 @@ def least(command: Sequence[str], repeats: int = REPEATS) -> float:
     return min(cpu_s(command) for _ in range(repeats))
 
 
-def cases_per_s(gemmstone: str, source: Path) -> float:
+def cases_per_s(gemmstone: str, source: Path, *more: str) -> float:
     """Cases a CPU second after start-up: the difference between a long file and a short one."""
     with source.open(encoding="utf-8", newline="") as file:
         rows = list(csv.reader(file))
@@ -95,7 +97,7 @@ def cases_per_s(gemmstone: str, source: Path) -> float:
             path = Path(folder) / f"{name}.csv"
             with path.open("w", encoding="utf-8", newline="") as file:
                 csv.writer(file).writerows([header, *part])
-            times.append(least([gemmstone, "predict", "--cases", str(path), "--out", str(path) + ".out"], 2))
+            times.append(least([gemmstone, "predict", "--cases", str(path), "--out", str(path) + ".out", *more], 2))
     return (len(body) - 20) / (times[1] - times[0])
 
 
@@ -126,9 +128,16 @@ def main(arguments: Sequence[str]) -> int:
         source = Path(arguments[0]) if arguments else Path(folder) / "cases.csv"
         if not arguments:
             made_up_cases(source)
-        rate = cases_per_s(gemmstone, source)
+        rate, learned_rate = cases_per_s(gemmstone, source), cases_per_s(gemmstone, source, *LEARNED)
     good &= rate >= CASES_PER_S
     print(f"{'--cases':<10} {rate:6.0f} cases a CPU second   bar {CASES_PER_S:.0f}")
+    for name, times in {
+        "predict": least([gemmstone, *PREDICT, *LEARNED]) / measured["predict"],
+        "plan": least([gemmstone, *PLAN, *LEARNED]) / measured["plan"],
+        "--cases": rate / learned_rate,
+    }.items():
+        good &= times <= LEARNED_TIMES
+        print(f"{name:<10} {times:6.2f} times the CPU s at fidelity learned   bar {LEARNED_TIMES:g}")
     peer = shutil.which("aiconfigurator")
     if peer:
         for name, options in PEERS.items():
