@@ -47,6 +47,7 @@ __all__ = [
     "plan",
     "predict",
     "predict_cases",
+    "suggest_measurements",
     "training_energy",
     "validate",
 ]
@@ -250,12 +251,14 @@ def calibrate(
     check: bool = False,
     strict: bool = False,
     accept: Sequence[str] = (),
+    learned: bool | None = None,
     say: Callable[[str], None] = lambda line: None,
 ) -> dict[str, Any]:
     """Coefficients fitted to measurements in files and folders: the document `gemmstone.calibrate/1`.
 
     They are written into `out`, or under `name` into the user's data folder, once the measurements passed the lint; `check`
-    does no more than look. `say` gets a line per fit and finding.
+    does no more than look. `learned`: whether to learn what the forms miss, too; where its library is installed by default.
+    `say` gets a line per fit and finding.
     """
     from gemmstone.calibrate import session  # lazy: no other verb needs what reads tables
 
@@ -268,9 +271,19 @@ def calibrate(
         check=check,
         strict=strict,
         accept=tuple(accept),
+        learned=learned,
     )
     document = session.calibrate(asked, say)
     return {**_head("calibrate", session.warnings(document)), **document}
+
+
+def suggest_measurements(
+    device: str, count: int, *, engine: str = "vllm", family: str = "gemm", known: Sequence[str] = ()
+) -> dict[str, Any]:
+    """What to measure first on a device, most telling first, given files of what is `known`: `gemmstone.calibrate/1`."""
+    from gemmstone.calibrate import session  # lazy: no other verb needs what reads tables
+
+    return {**_head("calibrate", []), "suggested": session.suggest(device, count, family, engine, known)}
 
 
 def catalog_devices(name: str | None = None) -> dict[str, Any]:

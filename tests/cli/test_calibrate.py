@@ -11,6 +11,7 @@ import pytest
 from gemmstone.catalog import calibration_files
 
 HEADER = "family,device,engine,dtype,m,n,k,milliseconds"
+ATTENTION = "family,device,engine,dtype,batch,context,heads,kv_heads,head_dim,microseconds"
 
 
 @pytest.fixture(autouse=True)
@@ -143,10 +144,77 @@ def test_questions_that_make_no_sense_are_refused(gemmstone, tmp_path, monkeypat
     assert outcome.problem
 
 
-def test_too_few_shapes_are_no_fit(gemmstone, tmp_path):
+def test_a_handful_of_measurements_moves_what_relatives_say(gemmstone, tmp_path):
     path = tmp_path / "own.csv"
-    path.write_text(f"{HEADER}\ngemm,h100-sxm,vllm,bf16,1,4096,4096,0.0161\n", encoding="utf-8")
+    path.write_text(f"{HEADER}\ngemm,rtx-4090,vllm,bf16,1,8192,8192,0.16\n", encoding="utf-8")
     outcome = gemmstone("calibrate", "--from", str(path), "--json")
     assert outcome.code == 0
-    assert outcome.printed["fits"] == []
-    assert "too few shapes" in outcome.printed["not_fitted"][0]
+    (fit,) = outcome.printed["fits"]
+    assert (fit["device"], fit["points"]) == ("rtx-4090", 1)
+    assert 0.02 < fit["error_frac"] < 0.5
+    (kept,) = json.loads((tmp_path / "data/gemmstone/calibration/this-machine/rtx-4090.json").read_text())["fits"]
+    assert kept["inputs"]["sha256"] == outcome.printed["inputs"][0]["sha256"]
+
+
+def test_shapes_that_are_too_few_to_fit_are_kept_to_be_looked_up(gemmstone, tmp_path):
+    path = tmp_path / "own.csv"
+    rows = ["attention_decode,h100-sxm,vllm,bf16,1,4096,32,8,128,20"]
+    path.write_text("\n".join([ATTENTION, *rows]) + "\n", encoding="utf-8")
+    document = gemmstone("calibrate", "--from", str(path), "--json").printed
+    assert document["fits"] == []
+    assert "too few shapes" in document["not_fitted"][0]
+    assert document["not_fitted"][0] in document["warnings"]
+    assert [entry["family"] for entry in document["measured"]] == ["attention_decode"]
+
+
+def test_what_to_measure_first_is_a_file_to_fill_in(gemmstone, tmp_path):
+    outcome = gemmstone("calibrate", "--on", "rtx-4090", "--suggest", "5")
+    lines = outcome.out.splitlines()
+    assert lines[0] == HEADER
+    assert len(lines) == 6
+    assert all(line.startswith("gemm,rtx-4090,vllm,") and line.endswith(",") for line in lines[1:])
+    filled = tmp_path / "filled.csv"
+    times = [
+        (2 * m * n * k / 1e14 + 2e-5) * 1e3 for m, n, k in (map(float, line.split(",")[4:7]) for line in lines[1:])
+    ]
+    rows = [line + f"{time:.6g}" for line, time in zip(lines[1:], times, strict=True)]
+    filled.write_text("\n".join([lines[0], *rows]), encoding="utf-8")
+    assert gemmstone("calibrate", "--from", str(filled), "--check").code == 0
+    first = gemmstone("calibrate", "--on", "rtx-4090", "--suggest", "3", "--json").printed["suggested"]
+    after = gemmstone("calibrate", "--on", "rtx-4090", "--suggest", "3", "--from", str(filled), "--json")
+    assert [row["left_frac"] for row in first] == sorted((row["left_frac"] for row in first), reverse=True)
+    assert after.printed["suggested"] != first  # what is known already is not asked for again
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("--suggest", "5"),
+        ("--on", "rtx-4090"),
+        ("--on", "rtx-4090", "--suggest", "0"),
+        ("--on", "rtx-4091", "--suggest", "5"),
+        ("--on", "rtx-4090", "--suggest", "5", "--family", "attention_decode"),
+        ("--on", "rtx-4090", "--suggest", "5", "--from", "nowhere.csv"),
+    ],
+)
+def test_suggestions_that_cannot_be_made_are_refused(gemmstone, arguments):
+    outcome = gemmstone("calibrate", *arguments)
+    assert outcome.code == 2
+    assert outcome.problem
+
+
+def test_without_what_learns_coefficients_are_fitted_all_the_same(gemmstone, tmp_path, monkeypatch):
+    from gemmstone.calibrate import trees
+    from gemmstone.core.errors import MissingBackend
+
+    def missing():
+        raise MissingBackend("learning needs it: pip install 'gemmstone[learn]'")
+
+    monkeypatch.setattr(trees, "require", missing)
+    path = written(tmp_path / "own.csv")
+    plain = gemmstone("calibrate", "--from", str(path))
+    assert plain.code == 0
+    assert "pip install 'gemmstone[learn]'" in plain.err
+    asked = gemmstone("calibrate", "--from", str(path), "--learned")
+    assert asked.code == 3
+    assert "pip install" in asked.err

@@ -13,6 +13,7 @@ HELP_PAGES = [
     ("predict",),
     ("plan",),
     ("compare",),
+    ("calibrate",),
     ("catalog",),
     ("catalog", "devices"),
     ("catalog", "models"),
@@ -25,7 +26,7 @@ class TestHelp:
         outcome = gemmstone()
         assert (outcome.code, outcome.err) == (0, "")
         lines = outcome.out.splitlines()
-        for verb in ("predict", "plan", "compare", "validate", "catalog"):
+        for verb in ("predict", "plan", "compare", "validate", "calibrate", "catalog"):
             assert sum(line.strip().startswith(f"{verb} ") for line in lines) == 1
         assert lines[-1].strip().startswith("gemmstone plan llama-3.1-70b --on 8xh100-sxm")
 

@@ -22,10 +22,11 @@ MIN_GROUPS = 3  # of shapes, that a fit can hold some out of
 
 
 class Fitted(NamedTuple):
-    """The fits that were made, and a line for each kernel with too few shapes for one."""
+    """The fits that were made, a line for each kernel with too few shapes for one, and what was fitted."""
 
     fits: list[Fit]
     too_few: list[str]
+    samples: list[Sample]
 
 
 def run(
@@ -47,34 +48,36 @@ def run(
 
 
 def fit_all(
-    directory: Path,
+    directory: Path | None,
     out: Path,
     families: Iterable[str] | None = None,
     devices: Iterable[str] | None = None,
     say: Callable[[str], None] = lambda line: None,
     own: Sequence[Sample] = (),
 ) -> Fitted:
-    """As `run`, with samples of other files in `own`; kernels of too few shapes are named and not fitted."""
+    """As `run`, with samples of other files in `own` (alone without a directory); what has too few shapes is named."""
     from gemmstone.calibrate.families import FAMILIES
 
     chosen = list(FAMILIES) if families is None else list(families)
     for name in chosen:
         if name not in FAMILIES:
             raise unknown("kernel family", name, FAMILIES)
-    if not directory.is_dir():
+    if directory is not None and not directory.is_dir():
         raise BadRequest(f"{str(directory)[:200]!r} is not a directory of kernel tables")
     slugs = None if devices is None else [device_files.find(name).slug for name in devices]
-    made = Fitted([], [])
+    made = Fitted([], [], [])
     for name in chosen:
         spec = FAMILIES[name]
-        for sample in [*_read(spec, directory, slugs), *(one for one in own if one.op.kind == name)]:
+        read = _read(spec, directory, slugs) if directory is not None else ()
+        for sample in [*read, *(one for one in own if one.op.kind == name)]:
             if np.unique(sample.groups).size < MIN_GROUPS:
                 made.too_few.append(_too_few(name, sample))
                 say(made.too_few[-1])
                 continue
+            made.samples.append(sample)
             made.fits.append(_fit(spec, sample))
             say(line(made.fits[-1]))
-    if not made.fits and not made.too_few:
+    if directory is not None and not made.fits and not made.too_few:
         raise BadRequest(f"{str(directory)[:200]!r} holds no table of a known kernel family and device")
     for device in sorted({fit.device for fit in made.fits}):
         save(out, device, [fit for fit in made.fits if fit.device == device])

@@ -11,7 +11,7 @@ from gemmstone.cli import options as opt
 from gemmstone.cli.output import one_line, print_json
 
 HELP = "Look at measured kernel times and fit coefficients to them, which predictions then use."
-EXAMPLE = "\b\nExample:\n  gemmstone calibrate --from measurements.csv --check"
+EXAMPLE = "\b\nExample:\n  gemmstone calibrate --on rtx-4090 --suggest 10"
 NAMES = list[str] | None
 
 
@@ -32,12 +32,39 @@ def command(
     accept: Annotated[
         NAMES, typer.Option(metavar="KIND", help="Findings of this kind shall not stop it; may be repeated.")
     ] = None,
+    learned: Annotated[
+        bool | None,
+        typer.Option(
+            "--learned/--no-learned",
+            help="Learn what the forms miss as well; by default where catboost is installed.",
+            show_default=False,
+        ),
+    ] = None,
+    on: Annotated[
+        str, typer.Option("--on", metavar="DEVICE", help="Device that --suggest is about.", show_default=False)
+    ] = "",
+    suggest: Annotated[
+        int | None,
+        typer.Option(metavar="N", help="What to measure first there, most telling first; --from: known already."),
+    ] = None,
+    engine: Annotated[str, typer.Option(help="Whose kernels --suggest is about.")] = "vllm",
     json_: opt.JSON = False,
 ) -> None:
     """Reads, looks, fits and says where the coefficients lie."""
     from gemmstone import api
     from gemmstone.core.errors import BadRequest
 
+    if (suggest is None) != (not on):
+        raise BadRequest("--suggest needs the device and --on the number: --on rtx-4090 --suggest 10")
+    if suggest is not None:
+        suggested = api.suggest_measurements(
+            on, suggest, engine=engine, family=(family or ["gemm"])[0], known=from_ or ()
+        )
+        if json_:
+            print_json(suggested)
+        else:
+            _print_suggested(suggested)
+        return
     if not from_:
         raise BadRequest("name the measurements: --from FILE or --from FOLDER")
     document = api.calibrate(
@@ -49,6 +76,7 @@ def command(
         check=check,
         strict=strict,
         accept=accept or (),
+        learned=learned,
         say=lambda line: print(one_line(line), file=sys.stderr),
     )
     if json_:
@@ -57,6 +85,14 @@ def command(
         _print_findings(document)
     else:
         _print_fits(document)
+
+
+def _print_suggested(document: dict[str, Any]) -> None:
+    """A file to fill in: its last column is what the measurements are for."""
+    rows = [{name: value for name, value in row.items() if name != "left_frac"} for row in document["suggested"]]
+    print(",".join([*rows[0], "milliseconds"]))
+    for row in rows:
+        print(",".join(f"{value:g}" if isinstance(value, float) else str(value) for value in row.values()) + ",")
 
 
 def _print_findings(document: dict[str, Any]) -> None:
@@ -77,5 +113,6 @@ def _print_findings(document: dict[str, Any]) -> None:
 
 def _print_fits(document: dict[str, Any]) -> None:
     made = document["calibration"]
-    print(f"{len(document['fits'])} fits written to {made['directory']}")
+    more = f", {len(document['learned'])} learned corrections" if document["learned"] else ""
+    print(f"{len(document['fits'])} fits{more} written to {made['directory']}")
     print(f"use them with: export GEMMSTONE_CALIBRATION={made['name'] or made['directory']}")
