@@ -30,7 +30,7 @@ project is the line "never fitted".**"""
 CHOICE = """## How the cases were chosen
 
 From each public source a modest sample that covers its devices, models, engines, formats, lengths and loads: the next row is always the one
-that brings most that is new. Devices that the catalogue does not describe, and models that it does not ship, are left out. So are, for
+that brings most that is new, so that rare combinations weigh more here than in the tables they come from. Devices that the catalogue does not describe, and models that it does not ship, are left out. So are, for
 reasons that do not look at our predictions:
 
 - deployments that would have to be faster than their devices' datasheets allow for what their columns say, and DeepBench's products for
@@ -63,7 +63,12 @@ def page(document: Mapping[str, Any], bounds: Mapping[str, float]) -> str:
         own = [group for group in groups if group["by"] == by]
         lines = [(group["name"], _fitted(group), *_cells(group, bounds)) for group in own]
         parts += [f"## {title}", _table((label, *_HEADERS[1:]), lines)]
-    parts += [_held_out(document["held_out"]), _worst(document["worst"]), _unanswered(document["unanswered"]), CHOICE]
+    parts += [
+        _held_out(document["held_out"], document["engines_held_out"]),
+        _worst(document["worst"]),
+        _unanswered(document["unanswered"]),
+        CHOICE,
+    ]
     return "\n\n".join(parts) + "\n"
 
 
@@ -84,7 +89,15 @@ def _fitted(group: Mapping[str, Any]) -> str:
     return FITTED_WORDS.get(group["fitted_frac"], f"{group['fitted_frac']:.0%}")
 
 
-def _held_out(families: Sequence[Mapping[str, Any]]) -> str:
+def _held_out(families: Sequence[Mapping[str, Any]], engines: Sequence[Mapping[str, Any]]) -> str:
+    spreads = [
+        (
+            f"`{engine['engine']}`",
+            f"{engine['rows']:,}",
+            *(_spread(engine[name]) for name in ("tpot", "ttft", "throughput")),
+        )
+        for engine in engines
+    ]
     lines = [
         (
             family["family"].replace("_", " "),
@@ -100,10 +113,18 @@ def _held_out(families: Sequence[Mapping[str, Any]]) -> str:
     headers = ("operation", "devices", "fits", "measurements", "median", "mean", "worst mean")
     return f"""## Held out of the fits
 
-Kernels are fitted on tables of measurements, with whole shapes held out: their errors, as medians over the fits of an operation. Errors of
-engines on deployments held out of their fit are under [Engines](physics/engines.md).
+Kernels are fitted on tables of measurements, with whole shapes held out: their errors, as medians over the fits of an operation.
 
-{_table(headers, lines)}"""
+{_table(headers, lines)}
+
+[Engines](physics/engines.md) are fitted on deployments: the spread of log(predicted / measured), as a standard deviation, on groups of a model
+and a device that were held out. `@static` are the offline scripts of 2024, other names after an @ releases with habits of their own.
+
+{_table(("engine", "deployments", "TPOT", "TTFT", "throughput"), spreads)}"""
+
+
+def _spread(value: float | None) -> str:
+    return "" if value is None else f"{value:.2f}"
 
 
 def _worst(rows: Sequence[Mapping[str, Any]]) -> str:

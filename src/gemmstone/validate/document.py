@@ -12,7 +12,7 @@ from gemmstone.simulate.scenario import check_fidelity
 from gemmstone.validate import bounds, facts
 from gemmstone.validate.checks import Check, checks
 from gemmstone.validate.groups import FACETS, USUAL, groups, refusals, worst
-from gemmstone.validate.held_out import held_out
+from gemmstone.validate.held_out import engines_held_out, held_out
 
 MOST_WORST = 1000
 
@@ -51,6 +51,7 @@ def document(
             for reason, members in refusals(found).items()
         ],
         "held_out": [asdict(family) for family in held_out()],
+        "engines_held_out": [asdict(engine) for engine in engines_held_out()],
         "bounds": len(bounds.recorded()) if bounded else 0,
         "broken": bounds.exceeded(found, bounds.recorded()) if bounded else [],
     }

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -35,6 +38,36 @@ def held_out() -> list[HeldOut]:
         for fit in calibration_files.load(device):
             families.setdefault(fit.family, []).append(fit)
     return [_summary(family, families[family]) for family in sorted(families)]
+
+
+@dataclass(frozen=True, kw_only=True)
+class EngineHeldOut:
+    """Deployments that an engine's coefficients were fitted on, and how far groups of them that were held out lie off.
+
+    Spreads are standard deviations of log(predicted / measured); None for what was not measured.
+    """
+
+    engine: str
+    rows: int
+    tpot: float | None
+    ttft: float | None
+    throughput: float | None
+
+
+def engines_held_out() -> list[EngineHeldOut]:
+    """One entry a fitted engine, as its coefficients were published."""
+    document: Mapping[str, Mapping[str, Any]] = json.loads(calibration_files.ENGINES_FILE.read_text(encoding="utf-8"))
+    return [
+        EngineHeldOut(
+            engine=name,
+            rows=int(entry["rows"]),
+            tpot=entry.get("tpot_error_frac"),
+            ttft=entry.get("ttft_error_frac"),
+            throughput=entry.get("throughput_error_frac"),
+        )
+        for name, entry in document.items()
+        if entry.get("rows")
+    ]
 
 
 def _summary(family: str, fits: list[Fit]) -> HeldOut:
