@@ -168,10 +168,25 @@ def test_without_work_there_is_nothing_to_correct() -> None:
     assert found[1] > 0
 
 
-@pytest.mark.parametrize("device", ["mi300x", "h20", "rtx-4090"])
-def test_a_device_that_borrows_is_priced_by_the_forms(device: str) -> None:
+@pytest.mark.parametrize("device", ["mi300x", "rtx-4090", "v100-sxm-32gb"])
+def test_a_device_of_another_architecture_than_its_lender_is_priced_by_the_forms(device: str) -> None:
     plain, learned = (pricing(fidelity, device=device).price(OPS["gemm"]) for fidelity in ("calibrated", "learned"))
     assert learned.source == "borrowed"
+    assert learned.time_s.tolist() == plain.time_s.tolist()
+
+
+@pytest.mark.parametrize(("device", "lender"), [("h100-pcie", "h100-sxm"), ("b300-sxm", "b200-sxm")])
+def test_a_relative_of_the_same_architecture_lends_what_was_learned_too(device: str, lender: str) -> None:
+    plain, learned = (pricing(fidelity, device=device).price(OPS["gemm"]) for fidelity in ("calibrated", "learned"))
+    own_plain, own = (pricing(fidelity, device=lender).price(OPS["gemm"]) for fidelity in ("calibrated", "learned"))
+    assert learned.source == "borrowed"
+    np.testing.assert_allclose(learned.time_s / plain.time_s, own.time_s / own_plain.time_s)
+    assert own.error_frac < learned.error_frac < plain.error_frac
+
+
+def test_a_format_that_stands_in_for_another_is_not_corrected() -> None:
+    op = matmul.gemm("x", m=POINTS, n=4096.0, k=4096.0, weights="int4")
+    plain, learned = (pricing(fidelity).price(op) for fidelity in ("calibrated", "learned"))
     assert learned.time_s.tolist() == plain.time_s.tolist()
 
 

@@ -80,6 +80,7 @@ class Candidates(NamedTuple):
     error_frac: float
     highest: Mapping[str, float]  # of each number of the shape, in any of the measurements
     fits: tuple[Fit, ...]  # whose coefficients they are, as published
+    exact: bool  # of this very family and variant, launched as they were measured
 
 
 def candidates(
@@ -109,12 +110,10 @@ def candidates(
                 elsewhere = not lent.borrowed and any(fit.device != lent.device for fit in fits)
                 if elsewhere:
                     error += SAME_VENDOR**2
-                own = (
-                    not (lent.borrowed or elsewhere) and (stand_in, measured) == (variant, family) and unwrapped == fits
-                )
-                source = "fitted" if own else "borrowed"
+                exact = (stand_in, measured) == (variant, family) and unwrapped == fits
+                source = "fitted" if exact and not (lent.borrowed or elsewhere) else "borrowed"
                 in_graphs = tuple(_in_a_graph(fit, launch_factor, quantize_factor) for fit in unwrapped)
-                return Candidates(in_graphs, source, error**0.5, _highest(fits), fits)
+                return Candidates(in_graphs, source, error**0.5, _highest(fits), fits, exact)
     raise BadRequest(f"no coefficients for {family} in {variant} on {lent.device}: use --fidelity limit")
 
 

@@ -9,13 +9,17 @@ arXiv:1706.09516). A tree's last leaf would go on for ever; beyond the measured 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
+from gemmstone.core.calibration import Fit, KernelTime
 from gemmstone.core.deployment import Array
 from gemmstone.core.residual import Residual
+from gemmstone.core.work import Op
+from gemmstone.predict.features import FEATURES
 
 FADED = 2.0  # log2 of the factor beyond the measured range from which nothing is left of a correction
 CHUNK = 4096  # points evaluated at once
@@ -27,6 +31,33 @@ class Correction(NamedTuple):
 
     factor: Array
     weight: float
+
+
+class Corrected(NamedTuple):
+    """Times of the kernels that could run an operation, and the relative error of the worst of them."""
+
+    kernels: list[KernelTime]
+    error_frac: float
+
+
+def corrected(
+    op: Op, kernels: Sequence[KernelTime], fits: Sequence[Fit], residuals: Sequence[Residual | None]
+) -> Corrected:
+    """Calibrated times of kernels by these fits with what was learned of each; as they are where nothing was.
+
+    All parts of a time change by one factor, so that what bounds it stays. Where a correction fades its error does too.
+    """
+    seen = {units: FEATURES[op.kind](op.shape, units) for units in {one.units for one in residuals if one}}
+    found, errors = [], []
+    for timed, fit, residual in zip(kernels, fits, residuals, strict=True):
+        if residual is None:
+            found.append(timed)
+            errors.append(fit.error_frac)
+        else:
+            factor, weight = correction(residual, seen[residual.units])
+            found.append(KernelTime(*(part * factor for part in timed)))
+            errors.append(weight * residual.error_frac + (1.0 - weight) * fit.error_frac)
+    return Corrected(found, max(errors))
 
 
 def correction(residual: Residual, features: Array) -> Correction:

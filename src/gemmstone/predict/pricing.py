@@ -21,8 +21,7 @@ import numpy as np
 
 from gemmstone.catalog import device_files, learned_files, measured_files
 from gemmstone.core import dtypes
-from gemmstone.core.calibration import EngineFit, KernelTime, Rates, Scale
-from gemmstone.core.deployment import Array
+from gemmstone.core.calibration import EngineFit, Fit, KernelTime, Rates, Scale
 from gemmstone.core.errors import BadRequest
 from gemmstone.core.estimate import Estimate
 from gemmstone.core.hardware import Cluster
@@ -30,13 +29,12 @@ from gemmstone.core.measured import MeasuredKernel
 from gemmstone.core.power import PowerFit
 from gemmstone.core.residual import Residual
 from gemmstone.core.work import Op
-from gemmstone.predict import host, measured, power
+from gemmstone.predict import host, learned, measured, power
 from gemmstone.predict.borrowing import Lender, lender
 from gemmstone.predict.coefficients import Candidates, candidates
 from gemmstone.predict.features import FEATURES
 from gemmstone.predict.kernels import FORMS
 from gemmstone.predict.kernels.collective import HOST_DEVICES, traffic, with_links
-from gemmstone.predict.learned import correction
 
 # Added to the relative error for each factor e that a shape lies beyond the measured ones. Judgement: the forms grow with the
 # work as they should, and what a kernel changes on the way (tiles, splits) is what the error inside the range is made of.
@@ -302,18 +300,10 @@ class Pricing:
         found, residuals = self._lookup(op), self._corrections(op)
         if not any(residuals):
             return None
-        corrected, errors = [], []
-        seen = self._features(op, residuals)
-        for timed, fit, residual in zip(self._kernels(op, found), found.fits, residuals, strict=True):
-            if residual is None:
-                corrected.append(timed)
-                errors.append(fit.error_frac)
-            else:
-                factor, weight = correction(residual, seen[residual.units])
-                corrected.append(KernelTime(*(part * factor for part in timed)))
-                errors.append(weight * residual.error_frac + (1.0 - weight) * fit.error_frac)
-        error = max(errors) + EXTRAPOLATION_ERROR * self._beyond(op, found.highest)
-        return Timed(_fastest(corrected), "learned", error)
+        told = learned.corrected(op, self._kernels(op, found), found.fits, residuals)
+        lent = max(found.error_frac**2 - max(fit.error_frac for fit in found.fits) ** 2, 0.0)
+        error = math.sqrt(told.error_frac**2 + lent) + EXTRAPOLATION_ERROR * self._beyond(op, found.highest)
+        return Timed(_fastest(told.kernels), "learned" if found.source == "fitted" else found.source, error)
 
     def _kernels(self, op: Op, found: Candidates) -> list[KernelTime]:
         """The calibrated times of the kernels that could run an operation."""
@@ -321,20 +311,18 @@ class Pricing:
         return [form(op, rates, coefficients) for coefficients in found.coefficients]
 
     def _corrections(self, op: Op) -> tuple[Residual | None, ...]:
-        """The residuals of the kernels that could run an operation, where their coefficients are of this very device."""
+        """The residuals of the kernels that could run an operation: this device's, or a relative's of its architecture."""
         key = (op.kind, op.variant)
         known = self._residuals.get(key)
         if known is None:
             found = self._lookup(op)
-            own = found.source == "fitted" and op.kind in FEATURES
-            known = tuple(learned_files.find(fit) if own else None for fit in found.fits)
+            offered = found.exact and op.kind in FEATURES
+            known = tuple(learned_files.find(fit) if offered and self._kin(fit) else None for fit in found.fits)
             self._residuals[key] = known
         return known
 
-    @staticmethod
-    def _features(op: Op, residuals: tuple[Residual | None, ...]) -> dict[float, Array]:
-        """Features of an operation by the compute units they count waves of blocks with: mostly the same for all kernels."""
-        return {units: FEATURES[op.kind](op.shape, units) for units in {one.units for one in residuals if one}}
+    def _kin(self, fit: Fit) -> bool:
+        return device_files.find(fit.device).architecture == self.cluster.device.architecture
 
     def _limit(self, op: Op) -> Timed:
         return Timed(self._roofline(op), "analytic", 0.0)
