@@ -23,6 +23,7 @@ from gemmstone.core.residual import Residual
 from gemmstone.predict.features import FEATURES
 from gemmstone.predict.learned import log_ratio
 
+MIN_GROUPS = 3
 MIN_GAIN = 0.95  # of the calibrated hold-out error: a residual has to leave less than this to be kept
 
 
@@ -68,8 +69,7 @@ def learn(
     for name in FEATURES if families is None else [name for name in families if name in FEATURES]:
         for sample in [*FAMILIES[name].read(directory, slugs), *(one for one in own if one.op.kind == name)]:
             fit = published(out, sample, name)
-            # calls that wait for the host say nothing of the kernel behind them
-            if fit is not None and not sample.inputs.get("eager"):
+            if fit is not None and teaches(sample):
                 trial = tried(FAMILIES[name], sample)
                 say(line(fit, trial))
                 if trial.worth_it:
@@ -77,6 +77,11 @@ def learn(
     for device in sorted({one.device for one in found}):
         save(out, device, [one for one in found if one.device == device])
     return found
+
+
+def teaches(sample: Sample) -> bool:
+    """Whether a residual can be learned: of calls that do not wait for the host, in groups of which some can be held out."""
+    return not sample.inputs.get("eager") and np.unique(sample.groups).size >= MIN_GROUPS
 
 
 def published(out: Path, sample: Sample, family: str) -> Fit | None:
@@ -125,6 +130,7 @@ def save(out: Path, device: str, found: Sequence[Residual]) -> Path:
     aside = path.with_suffix(f".{os.getpid()}.tmp")
     aside.write_bytes(learned_files.packed(device, kept.values()))
     aside.replace(path)
+    learned_files.load.cache_clear()
     return path
 
 
