@@ -67,7 +67,8 @@ def run(commands: str, folder: Path) -> subprocess.CompletedProcess[str]:
     """Commands as a newcomer's shell runs them, standard error after standard output."""
     path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
     kept = {name: value for name, value in os.environ.items() if not name.startswith("GEMMSTONE_")}
-    environment = {**kept, "PATH": path, "COLUMNS": str(WIDTH), "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
+    home = {"XDG_DATA_HOME": str(folder / ".data"), "XDG_CACHE_HOME": str(folder / ".cache")}
+    environment = {**kept, **home, "PATH": path, "COLUMNS": str(WIDTH), "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
     return subprocess.run(
         ["sh", "-e", "-c", commands],
         cwd=folder,
