@@ -1,6 +1,6 @@
 """How wrong kernel times are on shapes never seen: calibrated forms and learned corrections, on the same held-out groups.
 
-python benchmarks/kernels.py TABLES [--family NAME ...] [--device SLUG ...] [--every N] [--rows]
+python benchmarks/kernels.py TABLES [--family NAME ...] [--device SLUG ...] [--every N] [--rows] [--whole NUMBER]
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import NamedTuple
 import numpy as np
 
 from gemmstone.calibrate.families import FAMILIES
-from gemmstone.calibrate.fit import Sample
+from gemmstone.calibrate.fit import Sample, group_ids
 from gemmstone.calibrate.learned import Trial, published, tried
 from gemmstone.catalog import calibration_files
 from gemmstone.core.deployment import Array
@@ -43,15 +43,17 @@ class Row(NamedTuple):
     noise: Array
 
 
-def rows(directory: Path, family: str, devices: Sequence[str] | None, every: int) -> Iterator[Row]:
-    """Every `every`-th table of a family that has a published fit."""
-    for sample in FAMILIES[family].read(directory, devices)[::every]:
-        if published(calibration_files.DIRECTORY, sample, family) is not None:
-            noise = neighbours(sample) if family == "gemm" else np.zeros(0)
-            trial, eager = tried(FAMILIES[family], sample), bool(sample.inputs.get("eager"))
-            if eager or not trial.worth_it:  # nothing is learned of these
-                trial = replace(trial, learned=trial.calibrated)
-            yield Row(sample, eager, trial, noise)
+def rows(directory: Path, family: str, asked: argparse.Namespace) -> Iterator[Row]:
+    """Every so many-th table of a family that has a published fit."""
+    for read in FAMILIES[family].read(directory, asked.device)[:: asked.every]:
+        if published(calibration_files.DIRECTORY, read, family) is None:
+            continue
+        groups = group_ids(np.asarray(read.op.shape[asked.whole])) if asked.whole else read.groups
+        sample, eager = replace(read, groups=groups), bool(read.inputs.get("eager"))
+        trial = tried(FAMILIES[family], sample)
+        if eager or not trial.worth_it:  # nothing is learned of these
+            trial = replace(trial, learned=trial.calibrated)
+        yield Row(sample, eager, trial, neighbours(sample) if family == "gemm" else np.zeros(0))
 
 
 def neighbours(sample: Sample) -> Array:
@@ -95,11 +97,12 @@ def main() -> int:
     parser.add_argument("--device", action="append")
     parser.add_argument("--every", type=int, default=1, help="only every so many-th table of a family")
     parser.add_argument("--rows", action="store_true", help="a line for every table")
+    parser.add_argument("--whole", metavar="NUMBER", help="hold out all rows of a value of this number, as n or heads")
     asked = parser.parse_args()
     print("error on held-out groups of shapes: mean / median over tables, mean over all points, in percent")
     missed = 0
     for family in asked.family or list(FEATURES):
-        found = list(rows(asked.directory, family, asked.device, asked.every))
+        found = list(rows(asked.directory, family, asked))
         print(family)
         for device in sorted({row.sample.device for row in found}):
             shown(device, [row for row in found if row.sample.device == device and not row.eager])

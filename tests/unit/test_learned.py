@@ -168,6 +168,17 @@ def test_without_work_there_is_nothing_to_correct() -> None:
     assert found[1] > 0
 
 
+@pytest.mark.parametrize("kind", OPS)
+def test_features_of_nothing_are_numbers(kind: str) -> None:
+    """An operating point without sequences or tokens, and one of fractions of them, as averages have."""
+    shape = {name: np.asarray(value, dtype=float)[..., None] * [0.0, 0.3] for name, value in OPS[kind].shape.items()}
+    shape = {name: np.broadcast_to(value, (len(POINTS), 2)).ravel() for name, value in shape.items()}
+    with np.errstate(all="raise"):
+        found = FEATURES[kind](shape, 132.0)
+    assert found.shape[1] == 2 * len(POINTS)
+    assert np.isfinite(found).all()
+
+
 @pytest.mark.parametrize("device", ["mi300x", "rtx-4090", "v100-sxm-32gb"])
 def test_a_device_of_another_architecture_than_its_lender_is_priced_by_the_forms(device: str) -> None:
     plain, learned = (pricing(fidelity, device=device).price(OPS["gemm"]) for fidelity in ("calibrated", "learned"))
