@@ -23,7 +23,7 @@ from gemmstone.core.errors import BadRequest
 from gemmstone.core.hardware import Cluster
 from gemmstone.core.residual import Residual
 from gemmstone.core.work import Op
-from gemmstone.ops import attention, matmul, moe
+from gemmstone.ops import attention, matmul, moe, recurrent
 from gemmstone.predict.features import FEATURES
 from gemmstone.predict.learned import FADED, correction, log_ratio
 from gemmstone.predict.pricing import Pricing
@@ -44,6 +44,10 @@ OPS = {
     "grouped_gemm": moe.grouped_gemm(
         "x", tokens=POINTS, num_experts=128.0, experts_per_token=8.0, hidden=4096.0, intermediate=1536.0
     ),
+    "gated_delta_prefill": recurrent.gated_delta_prefill(
+        "x", batch=2.0, tokens=POINTS, num_k_heads=16.0, num_v_heads=32.0, head_k_dim=128.0, head_v_dim=128.0
+    ),
+    "causal_conv_prefill": recurrent.causal_conv_prefill("x", batch=2.0, tokens=POINTS, channels=8192.0),
     "batched_gemm": matmul.batched_gemm("x", batch=16.0, m=POINTS, n=512.0, k=128.0, dtype="bf16"),
 }
 
@@ -150,7 +154,9 @@ def test_a_what_if_keeps_what_was_learned(kind: str, change: str) -> None:
         for edits in ((), (change,))
     )
     np.testing.assert_allclose(faster[1], real[1] * faster[0] / real[0], rtol=1e-9)
-    assert np.any(faster[1] < real[1])
+    assert np.all(faster[1] <= real[1] * (1 + 1e-9))
+    if kind == "gemm":
+        assert np.any(faster[1] < 0.7 * real[1])
 
 
 def test_far_beyond_the_tables_the_calibrated_form_answers() -> None:

@@ -71,6 +71,14 @@ def grouped_gemm(shape: Shape, units: float) -> Array:
     return np.concatenate([logs, _filled(each, EXPERT_ROWS), _busy(waves)])
 
 
+def recurrent_prefill(shape: Shape, units: float) -> Array:
+    """[features, points] of a prompt's pass through a mixer with a state, or through the convolution in front of it."""
+    width = shape["heads"] if "heads" in shape else shape["width"]
+    sizes = _sizes((shape["tokens"], shape["batch"], width))
+    blocks = sizes[1] * sizes[2] * np.ceil(sizes[0] / SEARCHED) / units
+    return np.concatenate([_PROMPTS @ np.log2(sizes), _filled(sizes[0], SEARCHED), _busy(blocks)])
+
+
 FEATURES: dict[str, Callable[[Shape, float], Array]] = {
     "gemm": gemm,
     "batched_gemm": gemm,
@@ -79,6 +87,8 @@ FEATURES: dict[str, Callable[[Shape, float], Array]] = {
     "latent_prefill": attention_prefill,
     "latent_decode": attention_decode,
     "grouped_gemm": grouped_gemm,
+    "gated_delta_prefill": recurrent_prefill,
+    "causal_conv_prefill": recurrent_prefill,
 }
 
 _EXPERT_SIZES = ("tokens", "rows", "touched", "local_experts", "hidden", "intermediate", "routed_rows")
@@ -99,6 +109,9 @@ _PREFILL = _exponents(
     "tokens heads batch width kv past seen window",
     *("tokens", "heads", "batch", "width", "heads /kv", "past", "seen", "window"),
     *("heads batch", "tokens heads batch", "tokens tokens heads batch"),
+)
+_PROMPTS = _exponents(
+    "tokens batch width", *("tokens", "batch", "width"), *("batch width", "tokens batch", "tokens batch width")
 )
 _DECODE = _exponents(
     "context heads batch width kv seen window",
