@@ -9,6 +9,7 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, replace
 from functools import cache
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from gemmstone import __version__
@@ -54,11 +55,11 @@ __all__ = [
 
 
 @cache
-def _measured(device: str, engine: str, version: str) -> None:
+def _measured(device: str, engine: str, version: str) -> Path | None:
     """Has the tables of an optional package made into what fidelity `measured` looks up, once a process."""
     from gemmstone.calibrate import silicon  # lazy: no other fidelity reads tables
 
-    silicon.prepare(device, engine, version, say=lambda line: print(line, file=sys.stderr))
+    return silicon.prepare(device, engine, version, say=lambda line: print(line, file=sys.stderr))
 
 
 measured_files.made_by(_measured)

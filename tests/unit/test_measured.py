@@ -249,7 +249,7 @@ def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         ("0.11.0", 1.3, "0.11.0rc1"),
         ("0.10.5", 1.2, "0.10.0"),
         ("0.9.0", 1.1, "0.9.0"),
-        ("0.1", 1.1, "0.9.0"),
+        ("0.1", 1.3, "0.11.0rc1"),
     ],
 )
 def test_the_tables_of_a_package_serve_by_version(package: Path, asked: str, times: float, served: str) -> None:
@@ -262,18 +262,24 @@ def test_the_tables_of_a_package_serve_by_version(package: Path, asked: str, tim
 
 def test_tables_are_read_once_and_again_when_they_change(package: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     said: list[str] = []
-    silicon.prepare("h100-sxm", "vllm", say=said.append)
-    silicon.prepare("h100-sxm", "vllm", say=said.append)
+    path = silicon.prepare("h100-sxm", "vllm", say=said.append)
+    assert path == silicon.prepare("h100-sxm", "vllm", say=said.append)
     assert len(said) == 1
-    path = measured_files.cached("h100-sxm", "vllm")
+    assert path
     path.write_bytes(b"not a file of measurements")
     silicon.prepare("h100-sxm", "vllm", say=said.append)
     assert len(said) == 2
     assert measured_files.load(path, 0)
     table = package / "h100_sxm" / "gemm" / "vllm" / "0.11.0rc1" / "gemm_perf.parquet"
     tables.read(table).with_columns(latency=pl.col("latency") * 2).write_parquet(table)
-    silicon.prepare("h100-sxm", "vllm", say=said.append)
+    assert silicon.prepare("h100-sxm", "vllm", say=said.append) != path
     assert len(said) == 3
+
+
+def test_versions_with_the_same_tables_share_a_file(package: Path) -> None:
+    newest, later, older = (silicon.prepare("h100-sxm", "vllm", version) for version in ("", "0.12.0", "0.10.0"))
+    assert newest == later != older
+    assert silicon.prepare("a100-sxm-80gb", "vllm") is None  # of which the package has no tables
 
 
 def test_own_measurements_come_before_those_of_a_package(package: Path) -> None:

@@ -42,28 +42,28 @@ def folder() -> Path | None:
     return None
 
 
-def prepare(device: str, engine: str, version: str = "", say: Say = lambda line: None) -> None:
-    """Makes sure that what is measured of a device and engine can be looked up.
+def prepare(device: str, engine: str, version: str = "", say: Say = lambda line: None) -> Path | None:
+    """The file of what the package's tables say of a device and engine, made if it is not there; None where they say nothing.
 
-    `version`: tables of later versions of the engine are left out; where all are later, the earliest serves. Raises
-    MissingBackend when neither the package nor measurements of the user's own are there.
+    `version`: tables of later versions of the engine are left out, unless all are later. Raises MissingBackend when neither
+    the package nor measurements of the user's own are there.
     """
     mine = measured_files.own(device)
     root = folder()
     if root is None:
         if mine:
-            return
+            return None
         raise MissingBackend(
             f"nothing is measured of {device} here: {INSTALL} has tables of ten devices, or fit your own: "
             "gemmstone calibrate --from FILE"
         )
-    chosen = list(_tables(root, device, engine, version))
+    chosen = sorted(_tables(root, device, engine, version))
     if not chosen:
-        return
-    path = measured_files.cached(device, engine, version)
+        return None
     key = _key(root, chosen)
+    path = measured_files.cached(device, engine, key)
     if measured_files.key(path) == key:
-        return
+        return path
     tables.require()
     say(f"reading {len(chosen)} tables of {device} and {engine}, once")
     with tempfile.TemporaryDirectory(prefix="gemmstone-") as name:
@@ -73,6 +73,7 @@ def prepare(device: str, engine: str, version: str = "", say: Say = lambda line:
             link.symlink_to(table)
         made = kernels(_samples(Path(name), device, engine))
     measured_files.save(path, made, key)
+    return path
 
 
 def _samples(root: Path, device: str, engine: str) -> Iterator[Sample]:
@@ -102,7 +103,7 @@ def _tables(root: Path, device: str, engine: str, version: str) -> Iterator[Path
 
 
 def _up_to(files: list[Path], version: str) -> list[Path]:
-    """Tables no later than a version, for each table; the earliest where all are later."""
+    """Tables no later than a version, for each table; all where there is none so early: of those the newest counts."""
     if not version:
         return files
     most = tables.version_key(version)
@@ -112,7 +113,7 @@ def _up_to(files: list[Path], version: str) -> list[Path]:
             (path for path in files if path.name == name), key=lambda path: tables.version_key(path.parent.name)
         )
         early = [path for path in same if tables.version_key(path.parent.name) <= most]
-        kept += early or same[:1]
+        kept += early or same
     return kept
 
 

@@ -43,32 +43,30 @@ def own(device: str) -> tuple[MeasuredKernel, ...]:
     return found
 
 
-def cached(device: str, engine: str, version: str = "") -> Path:
-    """Where the measurements of a device and engine from a package's tables lie once they are made."""
+def cached(device: str, engine: str, key: str) -> Path:
+    """Where the measurements of a device and engine from a package's tables lie once they are made; `key` names the tables."""
     home = os.environ.get("XDG_CACHE_HOME", "")
     folder = (Path(home) if home else Path.home() / ".cache") / "gemmstone" / "measured"
-    plain = "".join(letter if letter.isalnum() or letter in ".-" else "_" for letter in f"{device}.{engine}.{version}")
-    return folder / f"{plain[:120]}{SUFFIX}"
+    return folder / f"{device}.{engine}.{key[:16]}{SUFFIX}"
 
 
-Maker = Callable[[str, str, str], None]
+Maker = Callable[[str, str, str], Path | None]
 _makers: list[Maker] = []
 
 
 def made_by(maker: Maker) -> None:
-    """Says who makes the files of a package's tables: asked for (device, engine, version) before they are looked up."""
+    """Says who makes files of a package's tables: asked for that of (device, engine, version) when it is looked up."""
     _makers[:] = [maker]
 
 
 def find(device: str, engine: str, version: str = "") -> tuple[MeasuredKernel, ...]:
     """What is measured of a device: the user's own first, then what was made from a package's tables."""
-    for maker in _makers:
-        maker(device, engine, version)
-    path = cached(device, engine, version)
-    made = load(path, path.stat().st_mtime_ns) if path.is_file() else None
     mine = own(device)
     said = {(kernel.family, kernel.engine, kernel.variant) for kernel in mine}
-    return mine + tuple(one for one in made or () if (one.family, one.engine, one.variant) not in said)
+    for path in filter(None, (maker(device, engine, version) for maker in _makers)):
+        made = load(path, path.stat().st_mtime_ns) or ()
+        mine += tuple(one for one in made if (one.family, one.engine, one.variant) not in said)
+    return mine
 
 
 @lru_cache(maxsize=16)
