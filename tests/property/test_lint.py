@@ -263,3 +263,34 @@ def test_strict_refuses_and_accept_lets_pass() -> None:
     accepted = lint.check([bad], accept=("outlier", "backwards"))
     assert {finding.severity for finding in accepted.findings} == {NOTED}
     assert accepted.measured[0].seconds.size == found.seconds.size
+
+
+def test_columns_without_a_value_and_computed_ones_are_noted() -> None:
+    """As in published tables: power of 0 W throughout, memory that is size plus a constant."""
+    rng = np.random.default_rng(0)
+    sizes = rng.uniform(1, 80, 20).round(2)
+    rows = [
+        {"power_w": 0.0, "size_gb": size, "max_ram_gb": round(size + 2.5, 2), "capped_ms": time * 1.3, "time_ms": time}
+        for size, time in zip(sizes.tolist(), rng.uniform(1, 9, 20).tolist(), strict=True)
+    ]
+    findings = lint.columns("own.csv", rows)
+    assert {finding.severity for finding in findings} == {NOTED}
+    assert [finding.kind for finding in findings] == ["empty column", "derived column", "derived column"]
+    text = " ".join(finding.message for finding in findings)
+    assert "power_w is 0 in all of 20 rows" in text
+    assert "max_ram_gb = size_gb + 2.5" in text
+    assert "capped_ms = time_ms * 1.3" in text
+    noisy = [
+        {**row, "power_w": 300.0 + row["time_ms"], "max_ram_gb": row["size_gb"] * rng.uniform(1, 2)} for row in rows
+    ]
+    assert [
+        f.message for f in lint.columns("own.csv", noisy) if "max_ram" in f.message or "power_w is" in f.message
+    ] == []
+
+
+def test_further_columns_of_a_file_are_looked_at(tmp_path: Path) -> None:
+    lines = [f"{LONG},power_w,note"]
+    lines += [f"gemm,h100-sxm,vllm,bf16,{m},4096,4096,{1e-5 * m},0,x" for m in (1, 2, 3, 4, 5, 6)]
+    (tmp_path / "own.csv").write_text("\n".join(lines), encoding="utf-8")
+    (finding,) = lint.columns("own.csv", long_tables.extras(tmp_path / "own.csv"))
+    assert finding.line() == "own.csv: power_w is 0 in all of 6 rows: not measured"

@@ -33,6 +33,7 @@ KINDS = (
     "wrong unit",
     "mislabelled",
     "empty column",
+    "derived column",
 )
 
 
@@ -101,6 +102,18 @@ def _rows(found: Measurements, accepted: set[str]) -> tuple[list[Finding], Measu
         if not found.seconds.size:
             break
     return findings, found
+
+
+def columns(file: str, rows: Sequence[Mapping[str, float | None]]) -> list[Finding]:
+    """What is noted of columns beside the times: those without a value but 0, and those computed from others."""
+    empty = list(lint_tables.empty_columns(file, rows))
+    names = {name for row in rows for name, value in row.items() if value}
+    filled = [{name: row[name] for name in names} for row in rows]
+    derived = [
+        Finding("derived column", NOTED, file, (), f"{how} in every row: computed, not measured")
+        for how in derived_columns(filled)
+    ]
+    return [*empty, *derived]
 
 
 def derived_columns(rows: Sequence[Mapping[str, float | None]]) -> list[str]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from itertools import combinations
 from typing import NamedTuple
@@ -201,8 +201,10 @@ def _ratios(
     return other.seconds[at_other] / one.seconds[at_one], at_one, at_other
 
 
-def empty_columns(file: str, columns: Iterable[tuple[str, Sequence[float]]]) -> Iterator[Finding]:
+def empty_columns(file: str, rows: Sequence[Mapping[str, float | None]], where: str = "") -> Iterator[Finding]:
     """Columns of results that are zero in every row: not measured, whatever their name says."""
-    for name, values in columns:
-        if len(values) >= MIN_COPIES and not np.any(np.asarray(values, dtype=float)):
-            yield Finding("empty column", NOTED, file, (), f"{name} is 0 in all {len(values):,} rows: not measured")
+    for name in rows[0] if rows else ():
+        values = [row[name] for row in rows if row[name] is not None]
+        if len(values) >= MIN_COPIES and not any(values):
+            what = f"{name}{where} is 0 in all of {len(values):,} rows: not measured"
+            yield Finding("empty column", NOTED, file, (), what)

@@ -29,6 +29,7 @@ NEEDED = ("family", "device", "dtype")
 MAX_CSV_BYTES = 256 << 20
 MAX_ROWS = 5_000_000
 MAX_FIELD_CHARS = 1_000
+MAX_EXTRAS, MAX_EXTRA_ROWS = 20, 20_000  # columns and rows of a user's own that are looked at
 
 
 class Key(NamedTuple):
@@ -97,6 +98,27 @@ def _together(findings: Iterable[Finding], read: int) -> list[Finding]:
         same[0]._replace(severity=severity, rows=tuple(row for finding in same for row in finding.rows))
         for same in alike.values()
     ]
+
+
+def extras(path: Path) -> list[dict[str, float | None]]:
+    """The numbers in columns that say nothing of the calls and their time, as power or memory, row by row; None where none is."""
+    header, lines = _csv(path) if path.suffix == ".csv" else _parquet(path)
+    known = {*NEEDED, *UNITS, "engine", "version", "kernel"}
+    known |= {name for spec in FAMILIES.values() for name in _names(spec)}
+    others = [name for name in header if name not in known][:MAX_EXTRAS]
+    found: list[dict[str, float | None]] = []
+    for row in lines:
+        if isinstance(row, Row) and others and len(found) < MAX_EXTRA_ROWS:
+            found.append({name: _number(row.values[name]) for name in others})
+    return found
+
+
+def _number(text: str) -> float | None:
+    try:
+        value = float(text)
+    except ValueError:
+        return None
+    return value if math.isfinite(value) else None
 
 
 def _unit(path: Path, header: Sequence[str]) -> str:

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
-from gemmstone.calibrate import long_tables, table_rows, tables
+from gemmstone.calibrate import lint, lint_tables, long_tables, table_rows, tables
 from gemmstone.calibrate.findings import Finding
 from gemmstone.calibrate.measurements import Measurements
 from gemmstone.core.errors import BadRequest
@@ -83,9 +83,14 @@ def read(sources: Sources, devices: Iterable[str] | None = None) -> tuple[list[M
     for path in sources.own:
         own, found = long_tables.read(path)
         measured += own
-        findings += found
+        findings += found + lint.columns(path.name, long_tables.extras(path))
     for place, path in sources.public.items():
         measured += table_rows.load(path, place)
+        findings += [
+            finding
+            for device, rows in table_rows.results(path)
+            for finding in lint_tables.empty_columns(place, rows, f" of {device}")
+        ]
     wanted = None if devices is None else set(devices)
     return [one for one in measured if wanted is None or one.device in wanted], findings
 

@@ -79,6 +79,23 @@ def load(path: Path, name: str = "") -> Iterator[Measurements]:
             yield _part(name or path.name, digest, device, at, parts[key], adapter)
 
 
+def results(path: Path) -> Iterator[tuple[str, list[dict[str, float | None]]]]:
+    """Numbers of a table that are results beside its times, as power, of each device as the table calls it."""
+    names = set(tables.columns(path))
+    others = sorted((NO_SHAPE - {TIME}) & names)
+    if not others:
+        return
+    frame = tables.read(path)
+    gpu = MERGED[0] if MERGED[0] in names else None
+    parts = frame.partition_by(gpu, as_dict=True) if gpu else {("it",): frame}
+    for (device,), part in sorted(parts.items(), key=str):
+        # a result that is 0 everywhere is so in its largest value, too
+        peaks = {name: part[name].abs().max() for name in others}
+        empty = {name: 0.0 for name, peak in peaks.items() if peak == 0}
+        if empty:
+            yield str(device), [dict(empty) for _ in range(part.height)]
+
+
 class Place(NamedTuple):
     """What a table's name and folders say: its name, and gpu, backend and version where no columns say them."""
 
