@@ -98,6 +98,9 @@ def test_a_check_writes_nothing_and_shows_what_it_found(gemmstone, tmp_path):
         (lambda text: text.replace("dtype", "type"), "needs the columns family, device, dtype"),
         (lambda text: text.replace(",m,", ",n,"), "two columns have the same name"),
         (lambda text: "", "holds no table of kernel times"),
+        (lambda text: HEADER + "\n", "nothing is left to fit"),
+        (lambda text: HEADER + "\ngemm,h100-sxm,vllm,bf16,1,1,1\n", "nothing is left to fit"),
+        (lambda text: text.replace("4096", "9" * 200_000, 1), "field larger than field limit"),
     ],
 )
 def test_what_cannot_be_fitted_is_refused_in_one_line(gemmstone, tmp_path, change, said):

@@ -265,6 +265,24 @@ def test_strict_refuses_and_accept_lets_pass() -> None:
     assert accepted.measured[0].seconds.size == found.seconds.size
 
 
+@pytest.mark.parametrize(
+    ("header", "row", "said"),
+    [
+        ("batch,context,heads,kv_heads,head_dim", "attention_decode,1,100,8,32,128", "kv_heads is 32, more than heads"),
+        ("tokens,experts,experts_per_token,hidden,intermediate", "grouped_gemm,8,4,8,512,512", "more than experts"),
+        ("message_bytes,ranks", "all_reduce,4096,1", "ranks is 1, not a size"),
+    ],
+)
+def test_shapes_that_cannot_be_are_named(tmp_path: Path, header: str, row: str, said: str) -> None:
+    family, _, numbers = row.partition(",")
+    text = f"family,device,dtype,{header},seconds\n{family},h100-sxm,bf16,{numbers},1e-5\n"
+    (tmp_path / "own.csv").write_text(text, encoding="utf-8")
+    measured, (finding,) = long_tables.read(tmp_path / "own.csv")
+    assert measured == []
+    assert (finding.kind, finding.rows) == ("unreadable", (2,))
+    assert said in finding.message
+
+
 def test_columns_without_a_value_and_computed_ones_are_noted() -> None:
     """As in published tables: power of 0 W throughout, memory that is size plus a constant."""
     rng = np.random.default_rng(0)

@@ -57,6 +57,8 @@ def expected_s(found: Measurements, device: str = "", variant: str = "") -> Arra
         rates = tables.rates(device_files.find(device), found.op.dtype)
     except BadRequest:
         return None
+    if found.family in PASSES and not rates.link_bytes_per_s:
+        return None
     form = FORMS[found.family]
     times = [np.asarray(form(found.op, rates, c).time_s, dtype=float) for c in offered.coefficients]
     quickest: Array = np.maximum(np.min(times, axis=0), 1e-12)

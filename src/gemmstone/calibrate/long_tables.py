@@ -18,7 +18,7 @@ import numpy as np
 from gemmstone.calibrate import tables
 from gemmstone.calibrate.findings import LEFT_OUT, REFUSED, Finding
 from gemmstone.calibrate.lint_rows import MAX_BAD_FRAC, MIN_COPIES
-from gemmstone.calibrate.measurements import FAMILIES, FROM_ZERO, Family, Measurements
+from gemmstone.calibrate.measurements import AT_MOST, FAMILIES, LEAST, Family, Measurements
 from gemmstone.catalog import device_files
 from gemmstone.core import dtypes
 from gemmstone.core.errors import BadRequest
@@ -198,7 +198,11 @@ def _measurement(path: Path, row: Row, unit: str) -> tuple[Key, float, list[floa
         raise BadRequest(f"{path.name} row {row.number}: {error}") from None
     shape = [*(_size(values[name], name) for name in spec.columns)]
     shape += [_size(values.get(name) or str(start), name) for name, start in spec.defaults.items()]
-    window = shape[_names(spec).index("window")] if "window" in spec.defaults else 0.0
+    sizes = dict(zip(_names(spec), shape, strict=True))
+    for name, bound in AT_MOST.items():
+        if name in sizes and sizes[name] > sizes[bound]:
+            raise ValueError(f"{name} is {sizes[name]:g}, more than {bound}, which is {sizes[bound]:g}")
+    window = sizes.get("window", 0.0)
     texts = [values.get(name, "")[:MAX_FIELD_CHARS] for name in ("engine", "version", "kernel")]
     key = Key(family, device, texts[0] or "generic", texts[1], dtype, texts[2], window)
     return key, _time(values[unit]) * UNITS[unit], shape
@@ -214,7 +218,7 @@ def _size(text: str, name: str) -> float:
         value = float(text)
     except ValueError:
         raise ValueError(f"{name} is {text[:40]!r}, not a number: are its columns shifted?") from None
-    least = 0.0 if name in FROM_ZERO else 1.0
+    least = LEAST.get(name, 1.0)
     if not (math.isfinite(value) and least <= value <= 1e15):
         raise ValueError(f"{name} is {text[:40]}, not a size")
     return value

@@ -186,7 +186,8 @@ FAMILIES: dict[str, Family] = {
     "elementwise": Family(("read_elements", "write_elements"), {}, ("read_elements",), _elementwise),
     **{kind: Family(("message_bytes", "ranks"), {}, ("message_bytes", "ranks"), collective(kind)) for kind in PASSES},
 }
-FROM_ZERO = ("past", "window")  # numbers of a shape that may be 0; all others are at least 1
+LEAST = {"past": 0.0, "window": 0.0, "ranks": 2.0}  # of a number in a shape; all others are at least 1
+AT_MOST = {"kv_heads": "heads", "experts_per_token": "experts", "ep": "experts"}  # numbers that another one bounds
 
 
 def formats(dtype: str) -> tuple[str, str]:

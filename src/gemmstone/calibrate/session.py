@@ -71,6 +71,9 @@ def calibrate(asked: Asked, say: Say = lambda line: None) -> dict[str, Any]:
         raise BadRequest(
             f"not fitted: {report.refused[0].line()}{rest}; --accept {_quoted(report.refused[0].kind)} to fit all the same"
         )
+    if not report.measured:
+        why = f"; {report.findings[0].line()}" if report.findings else ": there is no row"
+        raise BadRequest(f"nothing is left to fit of {', '.join(asked.sources)[:200]}{why}")
     for finding in report.findings:
         say(f"{finding.severity}: {finding.line()}")
     own_files = {path.name for path in found.own}
