@@ -100,7 +100,7 @@ def update(family: str, device: str, samples: Sequence[Sample]) -> list[Fit]:
         names = len(prior.names)
         own = covariance[place * names : (place + 1) * names, place * names : (place + 1) * names]
         left = float(np.median(np.einsum("pc,cd,pd->p", slopes, own, slopes)))
-        coefficients = transfer.coefficients_of(family, prior.names, logs[place])
+        coefficients = laws.coefficients(family, prior.names, logs[place])
         fits.append(
             Fit(
                 family=family,

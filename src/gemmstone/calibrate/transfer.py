@@ -31,6 +31,7 @@ POINTS = 500  # of a sample that a law is made from
 ROUNDS = 1  # of fitting again with the law as prior
 # How much a sample's points are worth: their errors are a kernel's steps between tiles, which neighbouring shapes share.
 WORTH = 60.0
+FIRST_WORTH = 300.0
 WIDE = 1.5  # standard deviation of a log coefficient about its start in the first fits
 TYPICAL = 0.15  # of a part of a log coefficient, and how sure that is, in factors of e
 SURE = 1.0
@@ -40,8 +41,6 @@ LEAST_SPREAD = 0.05
 COPIES = 6.0
 ON_CHIP_SHARE = 0.25  # of the time that memory would need; the same card: 17 MB in 3.4 us beyond the start
 SHARPNESS = 8.0
-FIXED = {"gemm": {"host_floor": 0.0}, "batched_gemm": {"host_floor": 0.0, "ks": 1e6}}
-LIMITS = {"ec": (0.05, 1.0), "eb": (0.05, 1.1), "es": (0.0, 1.1), "p": (1.0, 16.0), "ps": (1.0, 16.0)}
 WEIGHT_ONLY = ("w4a16", "w8a16")  # one device has them: nothing to share
 
 
@@ -62,15 +61,10 @@ def sets(samples: Iterable[Sample], limit: int = POINTS) -> list[Set]:
         if "eager" in sample.inputs or sample.variant in WEIGHT_ONLY or not laws.build_of(device):
             continue
         some = spread(sample.groups, limit)
-        kernel = Kernel(sample.engine, sample.variant, flavour(sample.kernel), sample.device)
+        kernel = Kernel(sample.engine, sample.variant, laws.flavour(sample.kernel), sample.device)
         op = warmed(take(sample.op, some), device)
         found.append(Set(kernel, op, sample.seconds[some], tables.rates(device, sample.op.dtype)))
     return found
-
-
-def flavour(kernel: str) -> str:
-    """What of a kernel's name another device's would have too: "static" or nothing."""
-    return "static" if kernel.endswith("static") else ""
 
 
 def warmed(op: Op, device: Device) -> Op:
@@ -84,14 +78,16 @@ def warmed(op: Op, device: Device) -> Op:
 
 def fit_law(family: str, measured: Sequence[Set], coefficients: Mapping[str, Coefficient], rounds: int = ROUNDS) -> Law:
     """The law of a family over all kernels and devices measured."""
-    free = {name: c for name, c in coefficients.items() if c.lower < c.upper}
+    free = {name: c.start for name, c in coefficients.items() if c.lower < c.upper}
+    for name, of in laws.RATIOS.get(family, {}).items():
+        free[name] /= free[of]
     names = tuple(free)
-    start = np.log([c.start for c in free.values()])
+    start = np.log(list(free.values()))
     kernels = tuple(one.kernel for one in measured)
     shift = np.stack([laws.units(family, names, device_files.find(kernel.device)) for kernel in kernels])
     logs = np.stack(
         [
-            solve(family, [one], start + shift[index], np.full(len(names), WIDE), names) - shift[index]
+            solve(family, [one], start + shift[index], np.full(len(names), WIDE), names, FIRST_WORTH) - shift[index]
             for index, one in enumerate(measured)
         ]
     )
@@ -115,18 +111,9 @@ def without(law: Law, devices: Iterable[str]) -> Law:
     return law._replace(kernels=tuple(law.kernels[index] for index in kept), logs=law.logs[kept])
 
 
-def coefficients_of(family: str, names: Sequence[str], logs: Array) -> dict[str, float]:
-    """Coefficients from their logs, kept where the form means something: shares up to 1, sharpness from 1."""
-    found = dict(FIXED.get(family, {}))
-    for name, value in zip(names, np.exp(logs).tolist(), strict=True):
-        low, high = LIMITS.get(name, (0.0, np.inf))
-        found[name] = float(min(max(value, low), high))
-    return found
-
-
 def predicted(one: Set, family: str, names: Sequence[str], logs: Array) -> Array:
     """Seconds [points] that coefficients make of a set's operations."""
-    return FORMS[family](one.op, one.rates, coefficients_of(family, names, logs)).time_s
+    return FORMS[family](one.op, one.rates, laws.coefficients(family, names, logs)).time_s
 
 
 def solve(
@@ -154,10 +141,12 @@ def variances(family: str, names: Sequence[str], kernels: Sequence[Kernel], logs
     """Variances of the parts of each coefficient, [coefficients, parts + 1]: the most likely ones."""
     from scipy.optimize import minimize
 
-    agree = laws.agreement(kernels, kernels)
+    at = [laws.placed(kernel, device_files.find(kernel.device)) for kernel in kernels]
+    agree = laws.agreement(at, at)
+    typical = np.full(len(laws.PARTS) + 1, np.log(TYPICAL))
     found = np.empty((len(names), len(laws.PARTS) + 1))
     for index, name in enumerate(names):
-        fixed = np.full((len(kernels), len(kernels)), laws.VAGUE**2) + laws.sloped(family, name, kernels, kernels)
+        fixed = np.full((len(kernels), len(kernels)), laws.VAGUE**2) + laws.sloped(family, name, at, at)
         values = logs[:, index] - logs[:, index].mean()
 
         def unlikely(spreads: Array, fixed: Array = fixed, values: Array = values) -> float:
@@ -165,11 +154,12 @@ def variances(family: str, names: Sequence[str], kernels: Sequence[Kernel], logs
             gram = fixed + np.tensordot(parts[:-1], agree, axes=1) + (parts[-1] + 1e-6) * np.eye(values.size)
             root = np.linalg.cholesky(gram)
             white = np.linalg.solve(root, values)
-            pull = ((spreads - np.log(TYPICAL)) / SURE) ** 2
+            pull = ((spreads - typical) / SURE) ** 2
             return float(0.5 * white @ white + np.log(np.diag(root)).sum() + 0.5 * pull.sum())
 
-        start = np.full(len(laws.PARTS) + 1, np.log(TYPICAL))
-        best = minimize(unlikely, start, method="L-BFGS-B", bounds=[(-6.0, 1.0)] * start.size, options={"maxiter": 40})
+        best = minimize(
+            unlikely, typical, method="L-BFGS-B", bounds=[(-6.0, 1.0)] * typical.size, options={"maxiter": 40}
+        )
         found[index] = np.exp(2 * best.x)
     return found
 
@@ -186,20 +176,13 @@ def _noise(law: Law, measured: Sequence[Set]) -> float:
 def spread_of(prior: Prior, place: int, one: Set) -> Array:
     """Standard deviation of log time [points] from what the prior leaves open of one of its kernels."""
     slopes = jacobian(one, prior.family, prior.names, prior.mean[place])
-    return np.sqrt(np.einsum("pc,c,pc->p", slopes, prior.covariance[:, place, place], slopes))
+    found: Array = np.sqrt(np.einsum("pc,c,pc->p", slopes, prior.covariance[:, place, place], slopes))
+    return found
 
 
-def jacobian(one: Set, family: str, names: Sequence[str], logs: Array, step: float = 0.05) -> Array:
-    """d log time / d log coefficient at `logs`, [points, coefficients], by central differences."""
-    columns = []
-    for index in range(len(names)):
-        ends = []
-        for sign in (1.0, -1.0):
-            moved = logs.copy()
-            moved[index] += sign * step
-            ends.append(np.log(predicted(one, family, names, moved)))
-        columns.append((ends[0] - ends[1]) / (2 * step))
-    return np.stack(columns, axis=1)
+def jacobian(one: Set, family: str, names: Sequence[str], logs: Array) -> Array:
+    """d log time / d log coefficient at `logs`, [points, coefficients]."""
+    return laws.slopes(family, one.op, one.rates, names, logs)
 
 
 def save(found: Sequence[Law], inputs: Mapping[str, str], path: Path = laws.FILE) -> None:

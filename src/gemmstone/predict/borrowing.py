@@ -9,6 +9,7 @@ from typing import NamedTuple
 from gemmstone.catalog import calibration_files, device_files
 from gemmstone.core.calibration import Fit, Scale
 from gemmstone.core.hardware import Device
+from gemmstone.predict import law
 
 # Standard deviation of the log error that borrowing adds, from the leave-one-device-out study in docs/physics/borrowing.md.
 SAME_GENERATION = 0.12
@@ -82,7 +83,7 @@ def lender(device: Device) -> Lender:
     for slug in lenders:
         if calibration_files.load(slug):
             units = units or device_files.find(slug).compute_units
-            fits = _lent((slug, *lenders, *LAST_LENDERS))
+            fits = law.fits(device, _lent((slug, *lenders, *LAST_LENDERS)))
             fits = _runs_on(device, _complete(fits + _weight_only(fits, bytes_per_s, units)))
             return Lender(slug, units, fits, True, relative.error_frac, Scale(compute=relative.compute))
     return Lender(device.slug, units, (), True, relative.error_frac, Scale())

@@ -103,7 +103,8 @@ def candidates(
                 and _offered(fit, owner, engine)
             )
             if fits:
-                error = max(fit.error_frac for fit in fits) ** 2 + lent.error_frac**2
+                # what a law leaves open of a fit is in its own error
+                error = max(fit.error_frac**2 + lent.error_frac**2 * ("law" not in fit.inputs) for fit in fits)
                 error += STAND_IN_ERROR**2 * ((stand_in != variant) + (measured != family))
                 unwrapped = tuple(_unwrapped(fit, lent.fits, engine) for fit in fits)
                 error += STAND_IN_ERROR**2 * (unwrapped != fits)
