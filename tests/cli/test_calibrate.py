@@ -8,20 +8,30 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from gemmstone import api
+from gemmstone.calibrate import silicon, trees
 from gemmstone.catalog import calibration_files
+from gemmstone.core.errors import MissingBackend
+from gemmstone.simulate import scenario
 
 HEADER = "family,device,engine,dtype,m,n,k,milliseconds"
 ATTENTION = "family,device,engine,dtype,batch,context,heads,kv_heads,head_dim,microseconds"
 
 
+def forget():
+    """What was read and priced before is read and priced again."""
+    for cached in (calibration_files.load, scenario.pricing, scenario._system, api._measured):
+        cached.cache_clear()
+
+
 @pytest.fixture(autouse=True)
 def own_data(tmp_path, monkeypatch):
-    """Calibrations go into a folder of this test, and what was read before is read again."""
+    """Calibrations go into a folder of this test."""
     monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path / "data"))
     monkeypatch.delenv(calibration_files.VARIABLE, raising=False)
-    calibration_files.load.cache_clear()
+    forget()
     yield
-    calibration_files.load.cache_clear()
+    forget()
 
 
 def written(path: Path, device: str = "h100-sxm", speed: float = 1.0, times: int = 1) -> Path:
@@ -55,14 +65,8 @@ def test_measurements_become_coefficients_that_predictions_use(gemmstone, tmp_pa
     asked = ("predict", "llama-3.1-8b", "--on", "h100-sxm", "--input", "2048", "--batch", "8", "--json")
     before = gemmstone(*asked).document["metrics"]["ttft_s"]["value"]
     monkeypatch.setenv(calibration_files.VARIABLE, "slow")
-    calibration_files.load.cache_clear()
-    from gemmstone.simulate import scenario
-
-    scenario.pricing.cache_clear()
-    scenario._system.cache_clear()
+    forget()
     after = gemmstone(*asked).document["metrics"]["ttft_s"]["value"]
-    scenario.pricing.cache_clear()
-    scenario._system.cache_clear()
     assert after > 1.2 * before
 
 
@@ -207,9 +211,6 @@ def test_suggestions_that_cannot_be_made_are_refused(gemmstone, arguments):
 
 
 def test_without_what_learns_coefficients_are_fitted_all_the_same(gemmstone, tmp_path, monkeypatch):
-    from gemmstone.calibrate import trees
-    from gemmstone.core.errors import MissingBackend
-
     def missing():
         raise MissingBackend("learning needs it: pip install 'gemmstone[learn]'")
 
@@ -221,3 +222,26 @@ def test_without_what_learns_coefficients_are_fitted_all_the_same(gemmstone, tmp
     asked = gemmstone("calibrate", "--from", str(path), "--learned")
     assert asked.code == 3
     assert "pip install" in asked.err
+
+
+def test_without_tables_of_measurements_the_package_is_named(gemmstone, monkeypatch):
+    monkeypatch.setattr(silicon, "folder", lambda: None)
+    outcome = gemmstone("predict", "llama-3.1-8b", "--on", "h100-sxm", "--fidelity", "measured")
+    assert outcome.code == 3
+    assert "pip install 'gemmstone[silicon]'" in outcome.problem
+
+
+def test_own_measurements_are_looked_up_and_the_tree_says_so(gemmstone, tmp_path, monkeypatch):
+    monkeypatch.setattr(silicon, "folder", lambda: None)
+    assert gemmstone("calibrate", "--from", str(written(tmp_path / "own.csv")), "--name", "lab").code == 0
+    monkeypatch.setenv(calibration_files.VARIABLE, "lab")
+    forget()
+    document = gemmstone("predict", "llama-3.1-8b", "--on", "h100-sxm", "--fidelity", "measured", "--json").document
+
+    def leaves(node):
+        return [leaf for part in node["parts"] for leaf in leaves(part)] or [node]
+
+    sources = {leaf["name"]: leaf["source"] for leaf in leaves(document["tree"])}
+    assert sources["o_proj"] == "measured"  # [4096, 4096], which the file has
+    assert sources["lm_head"] != "measured"  # as wide as the vocabulary, beyond all that it has
+    assert any(warning.startswith("nothing measured prices") for warning in document["warnings"])

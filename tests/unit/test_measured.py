@@ -20,6 +20,7 @@ from gemmstone.core.errors import BadRequest, MissingBackend
 from gemmstone.ops import attention, collective, matmul
 from gemmstone.predict import measured
 from gemmstone.predict.pricing import Pricing
+from gemmstone.simulate import scenario
 
 M = (1.0, 16.0, 64.0, 256.0, 1024.0, 4096.0)
 N = (1024.0, 2048.0, 4096.0, 8192.0)
@@ -32,11 +33,12 @@ def folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.setenv(calibration_files.VARIABLE, str(tmp_path / "own"))
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     monkeypatch.setattr(silicon, "folder", lambda: None)
-    calibration_files.load.cache_clear()
-    api._measured.cache_clear()
+    cached = (calibration_files.load, scenario.pricing, scenario._system, api._measured)
+    for one in cached:
+        one.cache_clear()
     yield
-    calibration_files.load.cache_clear()
-    api._measured.cache_clear()
+    for one in cached:
+        one.cache_clear()
 
 
 def pricing(device: str = "h100-sxm", engine: str = "vllm", fidelity: str = "measured", **more: object) -> Pricing:
