@@ -27,10 +27,10 @@ BITS = (1 << np.arange(8)).astype(np.uint8)  # what each level adds to a leaf's 
 
 
 class Correction(NamedTuple):
-    """Factors on calibrated times [points], and the least weight that the learned part has at any of them."""
+    """Factors on calibrated times [points], and the weight that the learned part has in them [points]."""
 
     factor: Array
-    weight: float
+    weight: Array
 
 
 class Corrected(NamedTuple):
@@ -49,6 +49,7 @@ def corrected(
     """
     seen = {units: FEATURES[op.kind](op.shape, units) for units in {one.units for one in residuals if one}}
     found, errors = [], []
+    working = np.asarray(op.write_bytes, dtype=float) > 0  # elsewhere there is nothing to be wrong about
     for timed, fit, residual in zip(kernels, fits, residuals, strict=True):
         if residual is None:
             found.append(timed)
@@ -56,18 +57,16 @@ def corrected(
         else:
             factor, weight = correction(residual, seen[residual.units])
             found.append(KernelTime(*(part * factor for part in timed)))
-            errors.append(weight * residual.error_frac + (1.0 - weight) * fit.error_frac)
+            least = float(np.min(weight, where=working, initial=1.0))
+            errors.append(least * residual.error_frac + (1.0 - least) * fit.error_frac)
     return Corrected(found, max(errors))
 
 
 def correction(residual: Residual, features: Array) -> Correction:
     """What a residual says of points with these features [features, points]."""
     beyond = np.maximum(residual.low[:, None] - features, features - residual.high[:, None]).max(axis=0)
-    ratio, furthest = log_ratio(residual, features), float(beyond.max())
-    if furthest <= 0:
-        return Correction(np.exp(ratio), 1.0)
-    weight = np.clip(1.0 - beyond / FADED, 0.0, 1.0)
-    return Correction(np.exp(weight * ratio), float(weight.min()))
+    weight = np.minimum(np.maximum(1.0 - beyond / FADED, 0.0), 1.0)
+    return Correction(np.exp(weight * log_ratio(residual, features)), weight)
 
 
 def log_ratio(residual: Residual, features: Array) -> Array:
