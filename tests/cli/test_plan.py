@@ -118,6 +118,7 @@ class TestEveryPlan:
             "--output": document["workload"]["output_tokens"],
             "--concurrency": best["concurrency"],
             **({"--weights": run["weights"]} if run["weights"] != run["model_dtype"] else {}),
+            **({"--power-cap": run["power_cap_w"]} if run["power_cap_w"] else {}),
         }
         words = [str(word) for option in options.items() for word in option]
         predicted = gemmstone("predict", arguments[1], *words, "--json").document

@@ -370,17 +370,24 @@ class TestFidelity:
         assert [note for note in document["warnings"] if "elementwise" in note and note.endswith("calibrated instead")]
 
 
-@pytest.mark.parametrize(
-    "option",
-    [
-        ("--power-cap", "500W"),
-    ],
-)
-def test_options_that_are_not_built_do_not_exist(gemmstone, option):
-    outcome = gemmstone(*SMALL, *option)
-    assert (outcome.code, outcome.out) == (2, "")
-    assert option[0] in outcome.problem
-    assert option[0] not in gemmstone("predict", "--help").out.split()
+class TestPowerCap:
+    def test_it_stretches_time_and_holds(self, gemmstone):
+        free, capped = gemmstone(*LARGE).document, gemmstone(*LARGE, "--power-cap", "300W").document
+        assert capped["what_if"] == ["power.cap=300 W"]
+        assert capped["deployment"]["power_cap_w"] == 300
+        assert free["metrics"]["power_w_per_device"]["value"] > 300 >= capped["metrics"]["power_w_per_device"]["high"]
+        assert capped["metrics"]["ttft_s"]["value"] > free["metrics"]["ttft_s"]["value"]
+
+    @pytest.mark.parametrize("cap", ["60W", "0", "-5W", "nan", "much"])
+    def test_one_that_cannot_be_kept_is_refused(self, gemmstone, cap):
+        outcome = gemmstone(*LARGE, "--power-cap", cap)
+        assert (outcome.code, outcome.out) == (2, "")
+        assert "power cap" in outcome.problem
+
+    def test_one_above_the_tdp_changes_nothing_and_says_so(self, gemmstone):
+        free, capped = gemmstone(*LARGE).document, gemmstone(*LARGE, "--power-cap", "900W").document
+        assert capped["metrics"] == free["metrics"]
+        assert any("900 W changes nothing" in note for note in capped["warnings"])
 
 
 class TestForPeople:

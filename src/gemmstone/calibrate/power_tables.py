@@ -71,12 +71,11 @@ def read(directory: Path, families: tuple[str, ...] = ()) -> Iterator[PowerSampl
         path = directory / name
         if path.is_file() and (not families or family in families):
             rows = tables.read(path).with_row_index("order")
-            for (system, engine), part in sorted(
-                rows.group_by("system", "data_backend"), key=lambda item: str(item[0])
-            ):
+            parts = sorted(rows.group_by("system", "data_backend"), key=lambda item: str(item[0]))
+            for (system, engine), found in parts:
                 device = tables.slug(str(system))
                 if device is not None:
-                    part = _usable(part, family).sort("order")
+                    part = _usable(found, family).sort("order")
                     yield _sample(device, str(engine), family, part, pieces(part), shape_of, columns)
 
 

@@ -115,6 +115,8 @@ def _number(name: str, value: Any) -> float:
 
 
 ENGINES_FILE = Path(__file__).parent / "calibration_engines.json"
+# Generations of an engine whose host times come from servers with a power meter (calibrate.power); all else is the engine's own.
+METERED_FILE = Path(__file__).parent / "calibration_engines_energy.json"
 
 
 @cache
@@ -153,6 +155,8 @@ def _engines() -> dict[str, Any]:
     for path in (ENGINES_FILE, *(directory / ENGINES_FILE.name for directory in own())):
         if path.is_file():
             document |= json.loads(path.read_text(encoding="utf-8"))
+    for key, entry in json.loads(METERED_FILE.read_text(encoding="utf-8")).items():
+        document.setdefault(key, {**document.get(key.partition("@")[0], {}), **entry})
     return document
 
 

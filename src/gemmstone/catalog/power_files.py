@@ -39,11 +39,6 @@ def borrowing_error(architecture: str) -> float:
     return _number(document()["borrowing_error_frac"])
 
 
-def metric_error(metric: str) -> float:
-    """Standard deviation of the log error of a metric (power_w, energy_j) of a served model, on held-out groups."""
-    return _number(document()["serving"][metric])
-
-
 @cache
 def document() -> dict[str, Any]:
     """The whole file."""

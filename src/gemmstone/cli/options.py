@@ -45,6 +45,9 @@ TECHNIQUE = Annotated[
 SET = Annotated[
     list[str] | None, typer.Option("--set", help="What-if: FIELD=VALUE, FIELD=+20% or FIELD=x2 on the device.")
 ]
+POWER_CAP = Annotated[
+    str | None, typer.Option(metavar="WATTS", help="Power limit of every device, as 500W (nvidia-smi -pl).")
+]
 PRICE = Annotated[str | None, typer.Option(help="US dollars per device and hour.")]
 REGION = Annotated[str | None, typer.Option(help="Country or cloud region whose electricity is used.")]
 PUE = Annotated[float | None, typer.Option(help="Power usage effectiveness of the data centre.")]

@@ -60,6 +60,7 @@ def command(
     gpu_memory_utilization: opt.MEMORY = None,
     prefix_hit: opt.PREFIX_HIT = 0.0,
     top: Annotated[int, typer.Option(min=1, max=1000, help="Candidates to show.")] = 5,
+    power_cap: opt.POWER_CAP = None,
     set_: opt.SET = None,
     price: opt.PRICE = None,
     api_price: Annotated[
@@ -117,7 +118,7 @@ def command(
             gpu_memory_utilization=gpu_memory_utilization,
             prefix_hit_frac=prefix_hit,
             top=top,
-            edits=tuple(set_ or ()),
+            edits=(*(set_ or ()), *levers.capped(power_cap)),
             fidelity=fidelity,
         ),
         api.money(

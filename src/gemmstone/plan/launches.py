@@ -10,7 +10,7 @@ from gemmstone.core.deployment import Deployment
 from gemmstone.core.errors import BadRequest, GemmstoneError
 from gemmstone.core.hardware import Device
 from gemmstone.core.model import Model
-from gemmstone.plan import asked, disaggregated, launch, manifests_compose, manifests_kubernetes
+from gemmstone.plan import asked, caps, disaggregated, launch, manifests_compose, manifests_kubernetes
 from gemmstone.plan.candidate import Candidate
 from gemmstone.plan.question import Question
 from gemmstone.plan.server import Request
@@ -84,13 +84,14 @@ def _checkpoint(model: Model) -> str:
 
 def commands(question: Question, best: Candidate) -> dict[str, str]:
     """The launch command of each engine for the best deployment, or why there is none."""
-    found = {}
+    found, first = {}, caps.command(best.system.cluster.device)
     for name in dict.fromkeys((best.system.engine.name, *LAUNCHED)):
         try:
             pools = best.answer.pools
-            found[name] = (
+            started = (
                 launch.text(request(question, best, name)) if pools is None else of_pools(question, best, pools, name)
             )
+            found[name] = f"{first}\n{started}" if first else started
         except GemmstoneError as error:
             found[name] = f"# {error}"
     return found

@@ -11,7 +11,7 @@ from gemmstone.catalog import engine_files
 from gemmstone.core.deployment import Array, Deployment
 from gemmstone.core.errors import BadRequest, NoAnswer
 from gemmstone.core.hardware import Device
-from gemmstone.plan import loads
+from gemmstone.plan import caps, loads
 from gemmstone.plan.candidate import AT_ANY_LOAD, DOES_NOT_FIT, NOT_KNOWN, Candidate, Refusal, Setting, layout
 from gemmstone.plan.layouts import alternatives, last_resort
 from gemmstone.plan.pool_search import pool_candidates
@@ -68,6 +68,11 @@ def _searched(question: Question, economics: Callable[[Device], Economics]) -> F
     worth = _worth_refining(question, judged)
     priced = [_refined(question, c, economics) if id(c) in worth else c for c in priced]
     judgements = [_judged(question, candidate) for candidate in priced]
+    if caps.wanted(question):
+        leading = _ranked(question, [j for j in judgements if isinstance(j, Candidate)])[: caps.LEADERS]
+        limited = [_refined(question, c, economics) for lead in leading for c in caps.tried(lead, economics)]
+        judgements += [_judged(question, candidate) for candidate in limited]
+        searched += len(limited)
     ranked = _ranked(question, [j for j in judgements if isinstance(j, Candidate)])
     refused += [j for j in judgements if isinstance(j, Refusal)]
     return Found(

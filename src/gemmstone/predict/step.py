@@ -101,7 +101,7 @@ class StepTimer:
         return Estimate(
             name=name,
             time_s=seconds,
-            energy_j=self.pricing.waiting_w * seconds if self.deployment.stage_devices > 1 else np.zeros_like(seconds),
+            energy_j=self.pricing.waiting_w * seconds,
             family="host",
             source="fitted",
             error_frac=HOST_ERROR,

@@ -173,7 +173,8 @@ def deployment(made: System | Pools) -> dict[str, Any]:
         }
     run = made.deployment
     named = {"techniques": [{"name": techniques.of(item).name, **asdict(item)} for item in run.techniques]}  # type: ignore[call-overload]
-    return {**asdict(run), **named, "num_devices": run.num_devices, "scheduler": made.engine.scheduler}
+    fixed = {"scheduler": made.engine.scheduler, "power_cap_w": made.cluster.device.power_cap_w}
+    return {**asdict(run), **named, "num_devices": run.num_devices, **fixed}
 
 
 def _pool(worker: System, workers: int) -> dict[str, Any]:

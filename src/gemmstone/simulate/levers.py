@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 
+from gemmstone.core import units
 from gemmstone.core.errors import BadRequest
 from gemmstone.graph import techniques
 
@@ -32,3 +34,16 @@ def chosen(
     if cpu_offload:
         asked.append(f"weight-offload:size_bytes={cpu_offload}")
     return tuple(techniques.parse(text) for text in asked)
+
+
+def capped(watts: str | None) -> tuple[str, ...]:
+    """The edit of a device that a power limit is: "500W", or a number of watts; nothing for None."""
+    if watts is None:
+        return ()
+    try:
+        value = units.parse(watts, "w")
+    except BadRequest:
+        raise BadRequest(f"a power cap is written as 500W, not {watts[:40]!r}") from None
+    if not 0 < value < math.inf:
+        raise BadRequest(f"a power cap must be a positive number of watts, not {watts[:40]!r}")
+    return (f"power.cap={value:g} W",)

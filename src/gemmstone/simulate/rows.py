@@ -13,14 +13,9 @@ from gemmstone.simulate import inputs, levers, pools
 from gemmstone.simulate.pools import PoolsChoice
 from gemmstone.simulate.scenario import Scenario, check_workload
 
-NOT_YET = ("power_cap_w",)  # a column of the contract whose meaning is not built yet: filled, it is refused
-
 
 def scenario(row: Mapping[str, str], fidelity: str = "calibrated") -> Scenario:
     """The Scenario of a row with the contract's column names; BadRequest names the column that is wrong."""
-    for column in NOT_YET:
-        if row.get(column, "").strip():
-            raise BadRequest(f"column {column} asks for something that is not modelled yet")
     mode = row.get("mode", "").strip() or "concurrency"
     load = 1.0 if mode == "offline" else _number(row, "load", 1.0)
     width, height = inputs.image_size(_word(row, "image_size") or inputs.USUAL_SIZE)
@@ -65,6 +60,7 @@ def scenario(row: Mapping[str, str], fidelity: str = "calibrated") -> Scenario:
         choice=choice,
         workload=workload,
         fidelity=fidelity,
+        edits=levers.capped(_word(row, "power_cap_w")),
         pools=_pools(row),
     )
 
