@@ -5,6 +5,7 @@ Clean tables are made of what a device's fits expect, times noise: a fit's own e
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -189,6 +190,20 @@ def test_a_table_under_the_name_of_another_device_is_refused(measured: str, labe
         report = lint.check([replace(clean(seed, measured), device=labelled)])
         assert {finding.kind for finding in report.refused} & {"mislabelled", "too fast"}
         assert labelled in report.refused[0].message
+
+
+@FEW
+@given(SEEDS, st.sampled_from(DEVICES), st.floats(1.3, 3.0))
+def test_a_table_that_is_slower_by_one_factor_is_noted(seed: int, device: str, factor: float) -> None:
+    """As of a capped device: nothing is refused, unless another device does just so."""
+    found = clean(seed, device)
+    (finding,) = said([seconds(found, found.seconds * factor)])
+    assert finding.kind in ("off by a factor", "mislabelled")
+    if finding.kind == "off by a factor":
+        assert finding.severity == NOTED
+        told = float(re.search(r"([0-9.]+) times slower", finding.message)[1])
+        assert told == pytest.approx(factor, rel=0.05)
+        assert set(finding.rows) <= set(found.rows.tolist())
 
 
 @pytest.mark.parametrize(("measured", "labelled"), [("fp8", "bf16"), ("bf16", "fp8")])

@@ -32,6 +32,7 @@ KINDS = (
     "backwards",
     "wrong unit",
     "mislabelled",
+    "off by a factor",
     "empty column",
     "derived column",
 )

@@ -104,7 +104,7 @@ def _doubt(found: Measurements) -> tuple[Finding, bool] | None:
         return None
     best, name = _best_other(some)
     if best > FITS or best > BETTER * strange:
-        return None
+        return _off(found, some, ratio)
     # a device that was never measured borrows, and may well be more like another than like its relative
     known = any(fit.family == found.family for fit in calibration_files.load(found.device))
     worst = int(np.argmax(np.abs(ratio)))
@@ -114,6 +114,18 @@ def _doubt(found: Measurements) -> tuple[Finding, bool] | None:
     )
     message = f"{found.title} ({some.call(worst)}): {what}"
     return Finding("mislabelled", REFUSED, found.file, (int(some.rows[worst]),), message), known
+
+
+def _off(found: Measurements, some: Measurements, ratio: Array) -> tuple[Finding, bool] | None:
+    """That all calls are off by one factor, as under a power cap, with other clocks, or scaled."""
+    middle = float(np.median(ratio))
+    if abs(middle) < STRANGE or float(np.median(np.abs(ratio - middle))) > FITS:
+        return None
+    point = int(np.argmin(np.abs(ratio - middle)))
+    times = f"{math.exp(abs(middle)):.3g} times {'slower' if middle > 0 else 'faster'}"
+    what = f"like its other calls {times} than {found.device} is known to be: are its power or clocks limited, or was it scaled?"
+    message = f"{found.title} ({some.call(point)}): {what}"
+    return Finding("off by a factor", NOTED, found.file, (int(some.rows[point]),), message), False
 
 
 def _best_other(found: Measurements) -> tuple[float, str]:
