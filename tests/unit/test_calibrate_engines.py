@@ -135,6 +135,9 @@ def test_a_generation_has_its_habits_and_shares_its_kernels(cases: list[Case]) -
     for version, steps in (("1.0", 12.0), ("1.2", 3.0)):  # both are drawn towards what all rows say
         assert found.generations[version].first_token_steps == pytest.approx(steps, rel=0.25)
     assert found.of(few[0]) == found.engine
+    unnamed = [replace(case, measured=case.predicted(replace(TRUTH, first_token_steps=6.0))) for case in cases]
+    both = engines.fitted([*rows, *unnamed], tuple(engines.BOUNDS), dict.fromkeys(engines.BOUNDS, 100.0))
+    assert both.engine.first_token_steps == pytest.approx(6.0, rel=0.1), "where no version is named, such rows count"
     for fit in found.generations.values():
         assert (fit.step_s, fit.launch_factor) == (found.engine.step_s, found.engine.launch_factor)
 

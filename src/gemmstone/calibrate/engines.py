@@ -210,7 +210,8 @@ def fitted(
     kept = [case for case in cases if plausible(case, rough) and run_key(case) not in faster] or list(cases)
     told = [_without_compiling(case, rough) for case in kept]
     fit = fit_engine(told, names, rough, prior)
-    return Fitted(fit, _generations(told, fit) if set(HABITS) <= set(names) else {}, kept)
+    generations = _generations(told, fit) if set(HABITS) <= set(names) else {}
+    return Fitted(generations.pop("", fit), generations, kept)
 
 
 def _without_compiling(case: Case, fit: EngineFit) -> Case:
@@ -225,18 +226,18 @@ def _without_compiling(case: Case, fit: EngineFit) -> Case:
 def _generations(cases: Sequence[Case], fit: EngineFit) -> dict[str, EngineFit]:
     """The coefficients of an engine's generations: the engine's, but for HABITS where rows tell a first token.
 
-    A generation that was only measured for its throughput has STATIC ones of its own.
+    "" are the rows that name no version, which is what counts where none is asked for. A generation that was only measured
+    for its throughput has STATIC coefficients of its own.
     """
     by_era: dict[str, list[Case]] = {}
     for case in cases:
-        if generation(case):
-            by_era.setdefault(generation(case), []).append(case)
+        by_era.setdefault(generation(case), []).append(case)
     found = {}
     for era, own in sorted(by_era.items()):
         first = [case for case in own if "ttft_s" in case.measured]
         if len(first) >= HABIT_ROWS:
             found[era] = fit_engine(first, HABITS, fit, HABIT_PRIOR, around=fit)
-        elif not first and _many(own):
+        elif era and not first and _many(own):
             found[era] = fit_engine(own, STATIC, fit, AGED_PRIOR, around=fit)
     return found
 
