@@ -33,6 +33,10 @@ MAX_MEASUREMENTS = 1000
 # Shapes of the layers of models with 1 to 400 billion parameters, whole and split over up to 8 devices.
 ROWS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024, 2048, 4096, 8192)
 WIDTHS = (128, 256, 512, 1024, 2048, 4096, 6144, 8192, 12288, 16384, 28672)
+# What coefficients cannot express is a kernel's choice of tiles: of the variance it has, this part lasts from one shape to its
+# neighbours, which are so many factors of e apart.
+LASTING = 0.6
+FAR = {"m": 1.0, "n": 1.3, "k": 1.3}
 MAX_SECONDS = 0.2  # of one call: longer ones are left to who has the time
 # Kernel variant of a product -> formats of its weights and activations.
 FORMATS = {variant: (weights, activations) for variant, weights, activations in tables.VARIANTS.values()}
@@ -155,28 +159,59 @@ def order(
     prior: Prior, grids: Sequence[Set], count: int, measured: Sequence[Set] = ()
 ) -> tuple[list[tuple[int, int]], list[float]]:
     """The points (kernel, index in its grid) to measure, best first, and the share of the variance left after each."""
-    slopes = _stacked(prior, grids)
-    covariance = _joint(prior)
-    if measured:
-        seen = [_of(prior, one) for one in measured]
-        covariance = _after(covariance, _stacked_at(prior, measured, seen), prior.noise)
-    owner = np.concatenate([np.full(one.seconds.size, place) for place, one in enumerate(grids)])
-    offset = np.concatenate([np.arange(one.seconds.size) for one in grids])
-    first = float(np.einsum("pc,cd,pd->p", slopes, covariance, slopes).mean())
+    everywhere = [*grids, *measured]
+    places = [_of(prior, one) for one in everywhere]
+    slopes = _stacked(prior, everywhere, places)
+    owner = np.concatenate([np.full(one.seconds.size, at) for at, one in enumerate(everywhere)])
+    offset = np.concatenate([np.arange(one.seconds.size) for one in everywhere])
+    asked = owner < len(grids)
+    among = slopes @ _joint(prior) @ slopes.T + _left_over(prior, everywhere, everywhere)
+    noise = (1.0 - LASTING) * prior.noise**2
+    for point in np.flatnonzero(~asked):
+        among = among - np.outer(among[point], among[point]) / (among[point, point] + noise)
+    first = float(among.diagonal()[asked].mean())
     picked: list[tuple[int, int]] = []
     left: list[float] = []
-    free = np.ones(owner.size, dtype=bool)
-    for _ in range(min(count, owner.size)):
-        reach = slopes @ covariance  # [points, coefficients]
-        own = np.einsum("pc,pc->p", reach, slopes) + prior.noise**2
-        among = reach @ slopes.T
-        gain = np.where(free, (among**2).sum(axis=0) / own, -1.0)
+    free = asked.copy()
+    for _ in range(min(count, int(asked.sum()))):
+        gain = np.where(free, (among[asked] ** 2).sum(axis=0) / (among.diagonal() + noise), -1.0)
         best = int(np.argmax(gain))
         free[best] = False
-        covariance = covariance - np.outer(reach[best], reach[best]) / own[best]
+        among = among - np.outer(among[best], among[best]) / (among[best, best] + noise)
         picked.append((int(owner[best]), int(offset[best])))
-        left.append(float(np.einsum("pc,cd,pd->p", slopes, covariance, slopes).mean()) / max(first, 1e-30))
+        left.append(float(among.diagonal()[asked].mean()) / max(first, 1e-30))
     return picked, left
+
+
+def corrected(prior: Prior, measured: Sequence[Set], logs: Array, asked: Set) -> Array:
+    """Log times [points] of one kernel's shapes: by coefficients `logs`, and by how measured neighbours lie off them."""
+    places = [_of(prior, one) for one in (*measured, asked)]
+    own = np.log(transfer.predicted(asked, prior.family, prior.names, logs[places[-1]]))
+    if not measured:
+        return own
+    off = np.concatenate(
+        [
+            np.log(one.seconds / transfer.predicted(one, prior.family, prior.names, logs[place]))
+            for place, one in zip(places, measured, strict=False)
+        ]
+    )
+    known = _left_over(prior, measured, measured) + (1.0 - LASTING) * prior.noise**2 * np.eye(off.size)
+    found: Array = own + _left_over(prior, [asked], measured) @ np.linalg.solve(known, off)
+    return found
+
+
+def _left_over(prior: Prior, one: Sequence[Set], other: Sequence[Set]) -> Array:
+    """Covariance of what coefficients cannot express, [points, points]: alike for shapes close by on the same kernel."""
+
+    def where(sets: Sequence[Set]) -> tuple[Array, Array]:
+        at = [np.stack([np.log(np.asarray(s.op.shape[name])) / far for name, far in FAR.items()], axis=1) for s in sets]
+        kernels = [np.full(s.seconds.size, float(_of(prior, s))) for s in sets]
+        return np.concatenate(at), np.concatenate(kernels)
+
+    (here, mine), (there, theirs) = where(one), where(other)
+    apart = ((here[:, None, :] - there[None, :, :]) ** 2).sum(axis=2)
+    found: Array = LASTING * prior.noise**2 * np.exp(-0.5 * apart) * (mine[:, None] == theirs[None, :])
+    return found
 
 
 def posterior(prior: Prior, measured: Sequence[Set]) -> tuple[Array, Array]:
@@ -202,7 +237,7 @@ def posterior(prior: Prior, measured: Sequence[Set]) -> tuple[Array, Array]:
 
     found = least_squares(residuals, np.zeros(before.shape[0]), loss="soft_l1", max_nfev=60)
     logs = logs_at(found.x)
-    slopes = _stacked_at(prior._replace(mean=logs), measured, places)
+    slopes = _stacked(prior._replace(mean=logs), measured, places)
     return logs, _after(before, slopes, prior.noise)
 
 
@@ -219,11 +254,7 @@ def _joint(prior: Prior) -> Array:
     return joint.reshape(kernels * names, kernels * names)
 
 
-def _stacked(prior: Prior, sets: Sequence[Set]) -> Array:
-    return _stacked_at(prior, sets, range(len(sets)))
-
-
-def _stacked_at(prior: Prior, sets: Sequence[Set], places: Sequence[int]) -> Array:
+def _stacked(prior: Prior, sets: Sequence[Set], places: Sequence[int]) -> Array:
     """d log time / d log coefficients of all kernels, [points of all sets, kernels x coefficients]."""
     names = len(prior.names)
     rows = []
