@@ -67,7 +67,8 @@ class StepTimer:
         )
         if not self.model.generates:  # an encoder's steps all have prompts
             host_s = np.where(prefill_tokens > 0, host_s, 0.0)
-        return serial("step", [overlap("execution", execution), self._host("host", host_s)])
+        exposed = self._host("host", host_s, self.pricing.waiting_w)
+        return serial("step", [overlap("execution", execution), exposed])
 
     def seconds(self, step: Step) -> Array:
         """Seconds of a step at every operating point."""
@@ -97,11 +98,12 @@ class StepTimer:
             limits={"compute": lost_s},
         )
 
-    def _host(self, name: str, seconds: Array) -> Estimate:
+    def _host(self, name: str, seconds: Array, waiting_w: float = 0.0) -> Estimate:
+        """Time of the host; where it is exposed, what the waiting device draws meanwhile above standing power."""
         return Estimate(
             name=name,
             time_s=seconds,
-            energy_j=self.pricing.waiting_w * seconds,
+            energy_j=waiting_w * seconds,
             family="host",
             source="fitted",
             error_frac=HOST_ERROR,
