@@ -102,32 +102,36 @@ def test_too_many_rows_are_refused(tmp_path, monkeypatch):
         facts.folder(str(tmp_path))
 
 
+LEADERBOARD = {
+    "model_id": "Qwen/Qwen3-30B-A3B-Instruct-2507",
+    "nickname": "Qwen 3 30B A3B",
+    "task": "gpqa",
+    "gpu_model": "H100",
+    "num_gpus": "8",
+    "tensor_parallel": "1.0",
+    "data_parallel": "1.0",
+    "expert_parallel": "8.0",
+    "max_num_seqs": "32.0",
+    "avg_batch_size": "31.9",
+    "avg_output_len": "800.5",
+    "weight_precision": "bfloat16",
+    "energy_per_token_joules": "0.3",
+}
+
+
 def test_rows_of_the_energy_leaderboard_become_cases():
-    row = {
-        "model_id": "Qwen/Qwen3-8B",
-        "gpu_model": "H100",
-        "num_gpus": "8",
-        "tensor_parallel": "1.0",
-        "data_parallel": "1.0",
-        "expert_parallel": "8.0",
-        "avg_batch_size": "31.9",
-        "avg_output_len": "800.5",
-        "weight_precision": "bfloat16",
-        "energy_per_token_joules": "0.3",
-    }
-    made = energy_row(row)
-    assert (made["hardware"], made["tp"], made["dp"], made["attention_dp"], made["ep"]) == (
-        "h100-sxm",
-        "8",
-        "1",
-        "1",
-        "8",
-    )
-    assert (made["load"], made["weights"], made["measured_energy_j_per_output_token"]) == ("31.9", "bf16", "0.3")
-    spread = energy_row({**row, "data_parallel": "8.0"})  # attention by data, experts by rank: one replica
-    assert (spread["tp"], spread["dp"], spread["attention_dp"]) == ("1", "1", "8")
-    apart = energy_row({**row, "data_parallel": "2.0", "expert_parallel": "1.0"})  # two replicas
-    assert (apart["tp"], apart["dp"], apart["attention_dp"]) == ("4", "2", "1")
+    made = energy_row(LEADERBOARD)
+    assert (made["hardware"], made["num_devices"], made["tp"], made["ep"]) == ("h100-sxm", "8", "8", "8")
+    assert (made["load"], made["measured_energy_j_per_output_token"]) == ("31.9", "0.3")
+    spread = energy_row({**LEADERBOARD, "data_parallel": "8.0"})  # attention by data, experts by rank: one replica
+    assert (spread["tp"], spread["attention_dp"], spread["ep"]) == ("1", "8", "8")
+    assert energy_row({**LEADERBOARD, "task": "image-chat"})["input_tokens"] != made["input_tokens"]
+
+
+def test_a_table_that_only_has_the_name_of_the_leaderboard_is_refused(tmp_path):
+    written(tmp_path, facts.ENERGY_TABLE, "model_id,num_gpus\nQwen/Qwen3-8B,1\n")
+    with pytest.raises(BadRequest, match=r"energy_mlenergy_llm.csv, line 2: not a row of the ML.ENERGY leaderboard"):
+        facts.folder(str(tmp_path))
 
 
 # Checks ---------------------------------------------------------------------------------------------------------------

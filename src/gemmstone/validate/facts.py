@@ -85,7 +85,10 @@ def _facts(path: Path, reader: Callable[[Row], Row]) -> list[Fact]:
     kind = path.stem.removeprefix("serving_").replace("_", " ")
     found = []
     for number, written in enumerate(_rows(path), start=2):
-        row = reader(written)
+        try:
+            row = reader(written)
+        except BadRequest as error:
+            raise BadRequest(f"{path.name}, line {number}: {error}") from None
         measured = {name.removeprefix(MEASURED): _value(path, number, name, row[name]) for name in _filled(row)}
         if not measured:
             continue
