@@ -162,9 +162,11 @@ def test_a_what_if_keeps_what_was_learned(kind: str, change: str) -> None:
 
 def test_far_beyond_the_tables_the_calibrated_form_answers() -> None:
     op = attention.decode("x", batch=8.0, context=1e8, heads=8.0, kv_heads=1.0, head_dim=128.0)
-    plain, learned = (pricing(fidelity).price(op) for fidelity in ("calibrated", "learned"))
-    assert learned.time_s == pytest.approx(plain.time_s)
-    assert learned.error_frac == pytest.approx(plain.error_frac)
+    priced = pricing("learned")
+    plain, learned = pricing("calibrated").price(op), priced.price(op)
+    assert learned.time_s.tolist() == plain.time_s.tolist()
+    assert (learned.error_frac, learned.source) == (plain.error_frac, "fitted")
+    assert priced.fallbacks == {("attention_decode", "calibrated")}
 
 
 def _last(op: Op) -> dict[str, Any]:

@@ -34,10 +34,11 @@ class Correction(NamedTuple):
 
 
 class Corrected(NamedTuple):
-    """Times of the kernels that could run an operation, and the relative error of the worst of them."""
+    """Times of the kernels that could run an operation, the relative error of the worst, the most that learning weighs."""
 
     kernels: list[KernelTime]
     error_frac: float
+    weight: float
 
 
 def corrected(
@@ -48,7 +49,7 @@ def corrected(
     All parts of a time change by one factor, so that what bounds it stays. Where a correction fades its error does too.
     """
     seen = {units: FEATURES[op.kind](op.shape, units) for units in {one.units for one in residuals if one}}
-    found, errors = [], []
+    found, errors, most = [], [], 0.0
     working = np.asarray(op.write_bytes, dtype=float) > 0  # elsewhere there is nothing to be wrong about
     for timed, fit, residual in zip(kernels, fits, residuals, strict=True):
         if residual is None:
@@ -58,8 +59,9 @@ def corrected(
             factor, weight = correction(residual, seen[residual.units])
             found.append(KernelTime(*(part * factor for part in timed)))
             least = float(np.min(weight, where=working, initial=1.0))
+            most = max(most, float(np.max(weight, where=working, initial=0.0)) if working.any() else 1.0)
             errors.append(least * residual.error_frac + (1.0 - least) * fit.error_frac)
-    return Corrected(found, max(errors))
+    return Corrected(found, max(errors), most)
 
 
 def correction(residual: Residual, features: Array) -> Correction:

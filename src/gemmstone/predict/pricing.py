@@ -301,6 +301,8 @@ class Pricing:
         if not any(residuals):
             return None
         told = learned.corrected(op, self._kernels(op, found), found.fits, residuals)
+        if not told.weight:  # far beyond what was measured
+            return None
         lent = max(found.error_frac**2 - max(fit.error_frac for fit in found.fits) ** 2, 0.0)
         error = math.sqrt(told.error_frac**2 + lent) + EXTRAPOLATION_ERROR * self._beyond(op, found.highest)
         return Timed(_fastest(told.kernels), "learned" if found.source == "fitted" else found.source, error)
