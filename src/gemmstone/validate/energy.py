@@ -7,7 +7,8 @@ from collections.abc import Mapping
 from gemmstone.calibrate.power_cases import PROMPT_TOKENS, ml_energy_row
 from gemmstone.core.errors import BadRequest
 
-USUAL_PROMPT_TOKENS = 400.0  # of tasks with images, whose prompts are published no more than the others'
+USUAL_PROMPT_TOKENS = 400.0  # of a task that is not listed, as a chat's
+IMAGES = {"image-chat": "1"}  # in a prompt, of the usual size: neither is published, a chat about an image has one
 
 
 def energy_row(row: Mapping[str, str]) -> Mapping[str, str]:
@@ -18,6 +19,7 @@ def energy_row(row: Mapping[str, str]) -> Mapping[str, str]:
             **case,
             "id": f"{row['nickname']}, {row['task']}, {row['gpu_model']} x {case['num_devices']}, {row['max_num_seqs']}",
             "kind": "energy",
+            "images": IMAGES.get(row["task"], ""),
             "source": row.get("source", ""),
             "measured_energy_j_per_output_token": row["energy_per_token_joules"],
         }
