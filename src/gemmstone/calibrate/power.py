@@ -17,164 +17,53 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from gemmstone.calibrate import power_cap, power_tables
-from gemmstone.calibrate.fit import SEED, significant
+from gemmstone.calibrate.fit import significant
 from gemmstone.calibrate.power_cases import ANL, ML_ENERGY, PowerCase, anl, host_times, ml_energy, throughput_ratio
+from gemmstone.calibrate.power_rows import (
+    ACTIVE,
+    ARITHMETIC,
+    NAMES,
+    PICO,
+    Rows,
+    floor_w,
+    kernel_rows,
+    predicted,
+    served_rows,
+)
 from gemmstone.calibrate.tables import require, sha256_of
 from gemmstone.catalog import device_files, power_files
 from gemmstone.core.deployment import Array
 from gemmstone.core.errors import GemmstoneError
 from gemmstone.core.hardware import Device
 from gemmstone.core.power import PowerFit
-from gemmstone.predict.power import PRODUCTS, scaled
-from gemmstone.simulate.metrics import dynamic_w, solve
-from gemmstone.simulate.steady import lengths
-from gemmstone.simulate.system import assemble
+from gemmstone.predict.power import scaled
 
 ENGINE_FILE = "calibration_engines_energy.json"  # host times of the servers whose power was measured
-ARITHMETIC = ("bf16", "fp8", "nvfp4", "experts bf16", "experts fp8", "experts nvfp4", "attention")
-ACTIVE = (PRODUCTS, "attention", "experts")
-NAMES = (
-    "standing",
-    "waiting",
-    *(f"active {group}" for group in ACTIVE),
-    "byte",
-    *(f"flop {name}" for name in ARITHMETIC),
-)
-PICO = 1e-12
 # Watts, and picojoules a byte and a FLOP, with how far a fit may stray: an A100 to B200 moves a byte for 30 to 100 pJ and does an
 # operation for 0.2 to 1 pJ when its TDP is spread over its peaks. Standing power is replaced by the floor of a device's readings.
 PRIOR = np.array([190.0, 150.0, 150.0, 170.0, 170.0, 60.0, 0.6, 0.35, 0.2, 1.0, 0.7, 0.4, 0.4])
 SPREAD = np.array([5.0, 150.0, 100.0, 100.0, 150.0, 40.0, 0.3, 0.2, 0.15, 1.0, 1.0, 0.4, 0.3])
 PRIOR_WEIGHT = 3.0
-FLOOR = 0.002
 KERNEL_WEIGHT = 0.3  # of all kernels together, a served model's row having 1
-KERNEL_ROWS = 400  # of each kernel and number format
-LEAST_S = 1e-4  # of a kernel whose loop lasts a second
 ABOVE = 0.4  # weight of a prediction above a kernel's reading
-AT_LIMIT = 0.985  # of the limit: what devices settle at
 SERVED_SPREAD, KERNEL_SPREAD = 0.07, 0.1  # relative errors that count as large
 FOLDS = 4
 TIGHT = 0.3  # of a coefficient: how far a device with kernels alone strays from its architecture
-NO_LIMIT_W = 1e9
 THINNED = 3  # every third served row says what the host takes
-# Devices that share what a byte and a FLOP take: (slug, whose served models, whose kernels).
-ARCHITECTURES = (("h100-sxm", "h100-sxm", "h200-sxm"), ("b200-sxm", "b200-sxm", "b200-sxm"))
-KERNELS_ALONE = (("h200-sxm", "h100-sxm"), ("gb200", "b200-sxm"))
-SERVED_ALONE = (("a100-sxm-80gb", "h100-sxm"),)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Rows:
-    """Points of one kind: watts for one unit of each coefficient [rows, NAMES], measured watts, groups to hold out together."""
-
-    work: Array
-    watts: Array
-    groups: Array
-    limit_w: float
-    kernels: bool
-
-
-def floor_w(samples: Iterable[power_tables.PowerSample], slug: str) -> float:
-    """The lowest power that a device's meter showed between short kernels: one reading in 500 is lower."""
-    return float(np.quantile(np.concatenate([one.watts for one in samples if one.device == slug]), FLOOR))
-
-
-def kernel_rows(samples: Iterable[power_tables.PowerSample], device: Device) -> Rows | None:
-    """Rows of a device's long kernels that read their data from its memory, some of each kernel and format."""
-    work, watts, groups, limit = [], [], [], device.tdp_w or 0.0
-    for number, sample in enumerate(samples):
-        if sample.device != device.slug or sample.family.startswith("latent"):
-            continue
-        draw = np.random.default_rng(SEED)
-        usable = (sample.seconds > LEAST_S) & (sample.moved_bytes > device.on_chip_bytes)
-        usable &= sample.moved_bytes < sample.seconds * device.memory_bandwidth_bytes_per_s
-        for code in np.unique(sample.code):
-            chosen = draw.permutation(np.flatnonzero(usable & (sample.code == code)))[:KERNEL_ROWS]
-            work.append(_kernel_work(sample, chosen))
-            watts.append(sample.watts[chosen])
-            groups.append(sample.groups[chosen] + 100_000 * number)
-    if not work:
-        return None
-    return Rows(
-        work=np.concatenate(work),
-        watts=np.concatenate(watts),
-        groups=np.concatenate(groups),
-        limit_w=AT_LIMIT * limit,
-        kernels=True,
-    )
-
-
-def _kernel_work(sample: power_tables.PowerSample, chosen: Array) -> Array:
-    found = np.zeros((len(chosen), len(NAMES)))
-    group = {"grouped_gemm": "experts", "gemm": PRODUCTS}.get(sample.family, "attention")
-    seconds = sample.seconds[chosen]
-    found[:, NAMES.index("standing")] = 1.0
-    found[:, NAMES.index(f"active {group}")] = 1.0
-    found[:, NAMES.index("byte")] = PICO * sample.moved_bytes[chosen] / seconds
-    for arithmetic, flop in sample.flop.items():
-        name = {"fp8-block": "fp8", "mxfp4": "nvfp4"}.get(arithmetic, arithmetic)
-        name = f"experts {name}" if group == "experts" else name
-        found[:, NAMES.index(f"flop {name}")] += PICO * flop[chosen] / seconds
-    return found
-
-
-def unit(name: str, device: Device) -> PowerFit:
-    """A fit in which one coefficient is a watt or a picojoule and all others are nothing."""
-    return PowerFit(
-        device=device.slug,
-        architecture=device.architecture,
-        tdp_w=NO_LIMIT_W,
-        bytes_per_s=device.memory_bandwidth_bytes_per_s,
-        peak_flop_per_s=device.peak_flop_per_s,
-        standing_w=0.0,
-        waiting_w=0.0,
-        active_w={group: float(name == f"active {group}") for group in ACTIVE},
-        j_per_byte=PICO * (name == "byte"),
-        j_per_flop={arithmetic: PICO * (name == f"flop {arithmetic}") for arithmetic in ARITHMETIC},
-    )
-
-
-def served_work(case: PowerCase) -> Array:
-    """Watts of one device for one unit of each coefficient, at the measured throughput [NAMES]."""
-    run = case.system.deployment
-    cluster = replace(case.system.cluster, device=replace(case.system.cluster.device, tdp_w=NO_LIMIT_W))
-    size = lengths(case.asked.workload, run.prefix_hit_frac)
-    per_rank = np.array([case.requests_per_s / (run.data_parallel * run.attention_dp)])
-    found = np.zeros(len(NAMES))
-    found[0] = 1.0
-    for index, name in enumerate(NAMES[2:], start=2):
-        pricing = replace(case.system.pricing, cluster=cluster, power_fit=unit(name, cluster.device))
-        system = assemble(case.system.model, cluster, case.system.engine, run, pricing=pricing)
-        steady = solve(system, case.asked.workload, np.array([case.asked.workload.load]))
-        found[index] = float(dynamic_w(steady, run, size, per_rank)[0])
-    found[1] = max(0.0, 1.0 - sum(found[NAMES.index(f"active {group}")] for group in ACTIVE))
-    return found
-
-
-def served_rows(cases: Sequence[PowerCase], limit_w: float) -> Rows:
-    """Rows of served models on one device."""
-    names = sorted({case.group for case in cases})
-    return Rows(
-        work=np.array([served_work(case) for case in cases]),
-        watts=np.array([case.device_w for case in cases]),
-        groups=np.array([names.index(case.group) for case in cases]),
-        limit_w=AT_LIMIT * limit_w,
-        kernels=False,
-    )
-
-
-def predicted(coefficients: Array, rows: Rows) -> Array:
-    """Watts, at most the limit."""
-    found: Array = np.minimum(rows.work @ coefficients, rows.limit_w)
-    return found
+# Devices by what was measured of them.
+ARCHITECTURES = {"h100-sxm": "h200-sxm", "b200-sxm": "b200-sxm"}  # with served models -> whose kernels are theirs too
+KERNELS_ALONE = {"h200-sxm": "h100-sxm", "gb200": "b200-sxm"}  # -> whose fit they start from
+SERVED_ALONE = {"a100-sxm-80gb": "h100-sxm"}
+BORROWED = {"h100-sxm": "b200-sxm", "b200-sxm": "h100-sxm", "a100-sxm-80gb": "h100-sxm"}  # left out -> whose stand in
+FITTED_FAMILIES = ("gemm", "attention_prefill", "attention_decode", "grouped_gemm")
 
 
 def solved(rows: Sequence[Rows], prior: Array, spread: Array) -> Array:
@@ -251,73 +140,101 @@ def coefficients_of(fit: PowerFit) -> Array:
     return np.array([*watts, fit.j_per_byte / PICO, *(value / PICO for value in arithmetic)])
 
 
+def fit_of(device: Device, cases: Sequence[PowerCase], samples: Sequence[power_tables.PowerSample]) -> PowerFit:
+    """The fit of a device whose architecture has served models and kernels, without hold-out."""
+    rows, prior = _of_architecture(device, cases, samples)
+    return made(device, solved(rows, prior, SPREAD), np.zeros(1), {})
+
+
+def _of_architecture(
+    device: Device, cases: Sequence[PowerCase], samples: Sequence[power_tables.PowerSample]
+) -> tuple[list[Rows], Array]:
+    """All rows of a device and its architecture's kernels, and where the search starts."""
+    measured = device_files.find(ARCHITECTURES[device.slug])
+    rows = [served_rows(cases, device.tdp_w or 0.0)]
+    kernels = kernel_rows(samples, measured)
+    rows += [kernels] if kernels is not None else []
+    prior = PRIOR.copy()
+    prior[0] = floor_w(samples, measured.slug)
+    return rows, prior
+
+
 def run(truth: Path, say: Callable[[str], None] = print) -> dict[str, Any]:
     """The whole document of catalog/power.json."""
-    samples = list(
-        power_tables.read(truth / "kernels", ("gemm", "attention_prefill", "attention_decode", "grouped_gemm"))
-    )
+    samples = list(power_tables.read(truth / "kernels", FITTED_FAMILIES))
     tables = power_tables.inputs(truth / "kernels")
     sources = {name: sha256_of(truth / name) for name in (ML_ENERGY, ANL)}
     served = [case for case in (*ml_energy(truth / ML_ENERGY), *anl(truth / ANL)) if case.plausible]
     fits: dict[str, PowerFit] = {}
-    borrowing: dict[str, float] = {}
-    for slug, of_models, of_kernels in ARCHITECTURES:
+    for slug in ARCHITECTURES:
         device = device_files.find(slug)
-        cases = [case for case in served if case.device == of_models and case.source == ML_ENERGY]
-        rows = [served_rows(cases, device.tdp_w or 0.0)]
-        kernels = kernel_rows(samples, device_files.find(of_kernels))
-        rows += [kernels] if kernels is not None else []
-        prior = PRIOR.copy()
-        prior[0] = floor_w(samples, of_kernels)
+        cases = [case for case in served if case.device == slug and case.source == ML_ENERGY]
+        rows, prior = _of_architecture(device, cases, samples)
         logs = held_out(rows, prior, SPREAD)
         fits[slug] = made(device, solved(rows, prior, SPREAD), logs, {**tables, ML_ENERGY: sources[ML_ENERGY]})
-        say(_line(fits[slug]))
-    for slug, nearest in KERNELS_ALONE:
-        device = device_files.find(slug)
-        start = coefficients_of(scaled_to(fits[nearest], device))
-        kernels = kernel_rows(samples, device)
-        if kernels is None:
-            continue
-        start[0] = floor_w(samples, slug)
-        spread = TIGHT * start
-        spread[0] = SPREAD[0]
-        fit = made(device, solved([kernels], start, spread), np.zeros(1), tables)
-        fits[slug] = replace(
-            fit,
-            points=len(kernels.watts),
-            error_frac=fits[nearest].error_frac,
-            holdout_median=fits[nearest].holdout_median,
-        )
-        say(_line(fits[slug]))
-    for slug, nearest in SERVED_ALONE:
+    for slug, nearest in KERNELS_ALONE.items():
+        found = _by_kernels(device_files.find(slug), fits[nearest], samples, tables)
+        fits |= {slug: found} if found is not None else {}
+    for slug, nearest in SERVED_ALONE.items():
         device = device_files.find(slug)
         start = coefficients_of(scaled_to(fits[nearest], device))
         rows = [served_rows([case for case in served if case.device == slug], device.tdp_w or 0.0)]
         logs = held_out(rows, start, TIGHT * start)
         fits[slug] = made(device, solved(rows, start, TIGHT * start), logs, {ANL: sources[ANL]})
-        say(_line(fits[slug]))
-    for slug, nearest in (("h100-sxm", "b200-sxm"), ("b200-sxm", "h100-sxm"), ("a100-sxm-80gb", "h100-sxm")):
-        device = device_files.find(slug)
-        rows_of = served_rows([case for case in served if case.device == slug], device.tdp_w or 0.0)
-        theirs = coefficients_of(scaled_to(fits[nearest], device))
-        logs = np.log(predicted(theirs, rows_of) / rows_of.watts)
-        borrowing[slug] = significant(deviation(logs))
-        say(f"{slug} as {nearest}: median {np.median(np.abs(np.expm1(logs))):.3f}, deviation {borrowing[slug]:.3f}")
-    sweeps = power_cap.read(truth / power_cap.ZEUS)
-    exponent, left_out = power_cap.fit(sweeps), power_cap.held_out(sweeps)
-    say(f"exponent {exponent:g}; left out {left_out}")
+    for fit in fits.values():
+        say(_line(fit))
+    borrowing = _borrowing(fits, served, say)
     return {
         "engine": _engine(served, sources),
         "devices": {slug: _entry(fits[slug]) for slug in sorted(fits)},
         "borrowing_error_frac": max(borrowing.values()),
         "borrowed_as": borrowing,
-        "cap": {
-            "exponent": significant(exponent),
-            "least_clock_frac": power_cap.LEAST_CLOCK,
-            "time_error_frac": significant(deviation(power_cap.errors(exponent, sweeps))),
-            "left_out": {name: [significant(one) for one in found] for name, found in left_out.items()},
-            "inputs": {power_cap.ZEUS: sha256_of(truth / power_cap.ZEUS)},
-        },
+        "cap": _cap(truth / power_cap.ZEUS, say),
+    }
+
+
+def _by_kernels(
+    device: Device, nearest: PowerFit, samples: Sequence[power_tables.PowerSample], inputs: Mapping[str, str]
+) -> PowerFit | None:
+    """The fit of a device with kernels alone, near its architecture's, whose error on served models it is given."""
+    kernels = kernel_rows(samples, device)
+    if kernels is None:
+        return None
+    start = coefficients_of(scaled_to(nearest, device))
+    start[0] = floor_w(samples, device.slug)
+    spread = TIGHT * start
+    spread[0] = SPREAD[0]
+    fit = made(device, solved([kernels], start, spread), np.zeros(1), inputs)
+    error, median = nearest.error_frac, nearest.holdout_median
+    return replace(fit, points=len(kernels.watts), error_frac=error, holdout_median=median)
+
+
+def _borrowing(
+    fits: Mapping[str, PowerFit], served: Sequence[PowerCase], say: Callable[[str], None]
+) -> dict[str, float]:
+    """Deviation of the power of served models when their device's coefficients are a relative's, scaled."""
+    found = {}
+    for slug, nearest in BORROWED.items():
+        device = device_files.find(slug)
+        rows = served_rows([case for case in served if case.device == slug], device.tdp_w or 0.0)
+        theirs = coefficients_of(scaled_to(fits[nearest], device))
+        logs = np.log(predicted(theirs, rows) / rows.watts)
+        found[slug] = significant(deviation(logs))
+        say(f"{slug} as {nearest}: median {np.median(np.abs(np.expm1(logs))):.3f}, deviation {found[slug]:.3f}")
+    return found
+
+
+def _cap(path: Path, say: Callable[[str], None]) -> dict[str, Any]:
+    """How power follows the clock."""
+    sweeps = power_cap.read(path)
+    exponent, left_out = power_cap.fit(sweeps), power_cap.held_out(sweeps)
+    say(f"exponent {exponent:g}; of the other GPUs, and the error of its own times: {left_out}")
+    return {
+        "exponent": significant(exponent),
+        "least_clock_frac": power_cap.LEAST_CLOCK,
+        "time_error_frac": significant(deviation(power_cap.errors(exponent, sweeps))),
+        "left_out": {name: [significant(one) for one in found] for name, found in left_out.items()},
+        "inputs": {path.name: sha256_of(path)},
     }
 
 

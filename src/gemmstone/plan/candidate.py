@@ -76,12 +76,18 @@ class Setting:
 
 
 def layout(made: System | Pools) -> str:
-    """A deployment in a few words: tp4.dp2 fp8 weights, bf16 cache; 2*tp4 then 1*tp8, the same for pools."""
+    """A deployment in a few words: tp4.dp2 fp8 weights, bf16 cache; 2*tp4 then 1*tp8, the same for pools; 400W in front."""
     if isinstance(made, Pools):
         sides = (made.prefill_workers, made.prefill), (made.decode_workers, made.decode)
         split = " then ".join(f"{workers}*{degrees(worker.deployment)}" for workers, worker in sides)
-        return f"{split} {_formats(made.decode.deployment)}"
-    return f"{degrees(made.deployment)} {_formats(made.deployment)}"
+        return f"{_cap(made.decode)}{split} {_formats(made.decode.deployment)}"
+    return f"{_cap(made)}{degrees(made.deployment)} {_formats(made.deployment)}"
+
+
+def _cap(made: System) -> str:
+    """The power limit of the devices, where they have one."""
+    watts = made.cluster.device.power_cap_w
+    return "" if watts is None else f"{watts:.0f}W "
 
 
 def _formats(run: Deployment) -> str:
