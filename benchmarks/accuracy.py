@@ -5,23 +5,21 @@ python benchmarks/accuracy.py CASES_DIR [--held-out] [--fidelity NAME]
 
 from __future__ import annotations
 
-import csv
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
-from gemmstone.api import Money
 from gemmstone.calibrate import engines
 from gemmstone.calibrate.engines import BOUNDS
-from gemmstone.calibrate.measured_cases import Case, metrics_of, read_cases
-from gemmstone.core.errors import GemmstoneError
-from gemmstone.simulate import rows, scenario
-from gemmstone.simulate.pool_metrics import respond
+from gemmstone.calibrate.measured_cases import Case, read_cases
+from gemmstone.simulate import scenario
+from gemmstone.validate import facts
+from gemmstone.validate.checks import Check, checks
+from gemmstone.validate.groups import MEAN_CAP, groups, refusals
 
 CLOSED, OFFLINE, STATIC = "serving_closed_loop.csv", "serving_offline.csv", "serving_static_batch.csv"
 POOLS = "serving_disaggregated.csv"
@@ -33,7 +31,8 @@ BARS = {
     STATIC: {"total_tokens_per_s": 0.20},
 }
 ANSWERED_BAR = 0.97
-MEAN_CAP = 5.0  # a single error counts as at most this in a mean
+# file -> what the verb validate calls its kind
+KINDS = {CLOSED: "closed loop", POOLS: "disaggregated", OFFLINE: "offline", STATIC: "static batch"}
 
 
 class Label(NamedTuple):
@@ -49,12 +48,6 @@ def label(case: Case) -> Label:
     return Label(case.device, case.system.engine.name, case.system.model.name)
 
 
-def shipped(case: Case, fidelity: str = "calibrated") -> dict[str, float]:
-    """Predicted metrics of a case with the coefficients that are shipped."""
-    made = scenario.system(replace(case.asked, fidelity=fidelity))
-    return metrics_of(made, case.workload, case.measured)
-
-
 Rate = tuple[Label, str, float]  # where, which metric, predicted / measured
 
 
@@ -67,25 +60,11 @@ def ratios(cases: Sequence[Case], predict: Callable[[Case], dict[str, float]]) -
     return found
 
 
-def disaggregated(path: Path, fidelity: str = "calibrated") -> tuple[list[Rate], int, dict[str, int]]:
-    """Predicted / measured of rows with two pools, how many were answered, and why others were not."""
-    rates: list[Rate] = []
-    unanswered: dict[str, int] = {}
-    answered = 0
-    with path.open(encoding="utf-8", newline="") as file:
-        for row in csv.DictReader(file):
-            try:
-                asked = rows.scenario(row, fidelity)
-                found = respond(scenario.made(asked), asked.workload, Money().economics)
-            except GemmstoneError as error:
-                reason = f"{row['model']} on {row['hardware']}: {error}"
-                unanswered[reason] = unanswered.get(reason, 0) + 1
-                continue
-            answered += 1
-            where = Label(found.system.cluster.device.slug, found.system.engine.name, found.system.model.name)
-            for name in ("tpot_s", "ttft_s"):
-                rates.append((where, name, float(found.metrics[name].value[0]) / float(row[f"measured_{name}"])))
-    return rates, answered, unanswered
+def shipped(found: Iterable[Check]) -> list[Rate]:
+    """Predicted / measured of what is answered with the coefficients that are shipped."""
+    return [
+        (Label(check.device, check.engine, check.model), check.metric, check.ratio) for check in found if check.answered
+    ]
 
 
 def show(rates: Iterable[Rate], bars: dict[str, float]) -> bool:
@@ -137,19 +116,20 @@ def main(arguments: Sequence[str]) -> int:
     """Prints the report; exit code 1 when a bar is missed."""
     directory = Path(arguments[0])
     fidelity = arguments[arguments.index("--fidelity") + 1] if "--fidelity" in arguments else "calibrated"
+    found = checks(facts.folder(str(directory)), fidelity)
     good = True
     for name, bars in BARS.items():
         path = directory / name
-        if not path.is_file():
+        own = [check for check in found if check.fact.kind == KINDS[name]]
+        if not own:
             print(f"== {name}: not there")
             continue
+        good &= _answered(name, own) & show(shipped(own), bars)
+        for group in groups(own, "metric"):
+            print(f"    {group.name}: {group.band_coverage or 0.0:.0%} of measured values lie in the 80% band")
         if name == POOLS:
-            rates, answered, unanswered = disaggregated(path, fidelity)
-            good &= _answered(name, answered, unanswered) & show(rates, bars)
             continue
-        cases, unanswered = read_cases([path])
-        good &= _answered(name, len(cases), unanswered)
-        good &= show(ratios(cases, partial(shipped, fidelity=fidelity)), bars)
+        cases, _ = read_cases([path])
         if "--held-out" in arguments:
             print("-- engine coefficients fitted on the other half of the (model, device) groups")
             if (
@@ -163,12 +143,12 @@ def main(arguments: Sequence[str]) -> int:
     return 0 if good else 1
 
 
-def _answered(name: str, answered: int, unanswered: Mapping[str, int]) -> bool:
-    total = answered + sum(unanswered.values())
-    print(f"== {name}: {answered} of {total} rows answered ({answered / total:.1%})")
-    for reason, count in unanswered.items():
-        print(f"   no answer for {count}: {reason}")
-    return answered >= ANSWERED_BAR * total
+def _answered(name: str, found: Sequence[Check]) -> bool:
+    rows = {id(check.fact): check.answered for check in found}  # names of rows may come twice
+    print(f"== {name}: {sum(rows.values())} of {len(rows)} rows answered ({sum(rows.values()) / len(rows):.1%})")
+    for reason, refused in refusals(found).items():
+        print(f"   no answer for {len({id(check.fact) for check in refused})}, as {refused[0].fact.id}: {reason}")
+    return sum(rows.values()) >= ANSWERED_BAR * len(rows)
 
 
 def _took_part(cases: Sequence[Case], name: str) -> str:
