@@ -17,7 +17,7 @@ from pathlib import Path
 
 import numpy as np
 
-from gemmstone.calibrate import few_shot, gemm_tables, languini, tables, transfer
+from gemmstone.calibrate import few_shot, gemm_tables, languini, layer_tables, tables, transfer
 from gemmstone.calibrate.fit import Sample, group_ids
 from gemmstone.calibrate.transfer import Set
 from gemmstone.catalog import device_files, training_files
@@ -47,7 +47,6 @@ OLD_CARDS = {
     "NV_1080Ti": (11.3e12, 484e9),
     "NV_TitanXp": (12.1e12, 547.7e9),
 }
-LAYERS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj", "lm_head")
 NO_MATRIX_UNITS = ("pascal", "maxwell")  # half precision that sums in fp32 runs at the rate of fp32
 
 
@@ -203,7 +202,7 @@ def after(made: Law, one: Set, count: int, how: str) -> Array:
 def others(directory: Path) -> None:
     """Prints what the product's own borrowing makes of devices that only other tables have."""
     print("\nproducts of other tables, in bf16 or fp16: as borrowed before the law, and now")
-    for sample in [*layers(directory), *volta(directory), *deepbench(directory)]:
+    for sample in [*volta(directory), *deepbench(directory)]:
         device = device_files.find(sample.device)
         rates = tables.rates(device, sample.op.dtype)
         relative = borrowing.RELATIVES[device.architecture]
@@ -223,31 +222,6 @@ def made(device: str, kernel: str, m: Array, n: Array, k: Array, seconds: Array)
     return Sample(
         device=device, engine="vllm", variant="bf16", kernel=kernel, op=op, seconds=seconds, groups=group_ids(n, k)
     )
-
-
-def layers(directory: Path) -> list[Sample]:
-    """Projections of Llama 3.1 8B, whole and halved, on RTX A6000 and RTX 3090 at up to 2048 tokens."""
-    import polars as pl
-
-    table = tables.read(directory / "llmservingsim_v0_layers.parquet")
-    table = table.filter((pl.col("model") == "meta-llama/Llama-3.1-8B") & pl.col("layer_name").is_in(LAYERS))
-    table = table.filter((pl.col("input") % 16).is_in([0, 1]) | (pl.col("input") < 16))
-    found = []
-    for gpu, slug in (("A6000", "a6000"), ("RTX3090", "rtx-3090")):
-        rows = table.filter((pl.col("gpu") == gpu) & (pl.col("input") % 3 < 2))
-        shapes = [_projection(name, tp) for name, tp in rows.select("layer_name", "tp").iter_rows()]
-        n, k = (np.array(column, dtype=float) for column in zip(*shapes, strict=True))
-        m, seconds = rows["input"].to_numpy().astype(float), rows["latency(ns)"].to_numpy() * 1e-9
-        found.append(made(slug, "layers", m, n, k, seconds))
-    return found
-
-
-def _projection(name: str, split: int) -> tuple[int, int]:
-    """(n, k) of a projection of Llama 3.1 8B on one of `split` devices."""
-    wide = {"q_proj": 4096, "k_proj": 1024, "v_proj": 1024, "gate_proj": 14336, "up_proj": 14336, "lm_head": 128256}
-    if name in wide:
-        return wide[name] // split, 4096
-    return 4096, (4096 if name == "o_proj" else 14336) // split
 
 
 def volta(directory: Path) -> list[Sample]:
@@ -340,9 +314,9 @@ def main(arguments: Sequence[str]) -> int:
     asked = parser.parse_args(arguments)
     directory = asked.tables / "kernels" if (asked.tables / "kernels").is_dir() else asked.tables
     try:
-        measured = transfer.sets(gemm_tables.read_gemm(directory), asked.points)
+        measured = transfer.sets([*gemm_tables.read_gemm(directory), *layer_tables.read(directory)], asked.points)
         if asked.write:
-            names = ("aic_gemm__gemm.parquet", "aic_quantize__computescale.parquet")
+            names = ("aic_gemm__gemm.parquet", "aic_quantize__computescale.parquet", layer_tables.TABLE)
             inputs = {name: transfer.digest(directory / name) for name in names}
             transfer.save([transfer.fit_law(FAMILY, measured, gemm_tables.COEFFICIENTS)], inputs)
             return 0

@@ -17,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from gemmstone.calibrate import tables, transfer
-from gemmstone.calibrate.fit import LOSS_SCALE, Sample, significant, take
+from gemmstone.calibrate.fit import Sample, significant, take
 from gemmstone.calibrate.transfer import Set
 from gemmstone.catalog import device_files
 from gemmstone.core.calibration import Fit
@@ -226,14 +226,17 @@ def posterior(prior: Prior, measured: Sequence[Set]) -> tuple[Array, Array]:
     def logs_at(white: Array) -> Array:
         return prior.mean + (root @ white).reshape(shape)
 
+    alike = _left_over(prior, measured, measured)
+    alike += (1.0 - LASTING) * prior.noise**2 * np.eye(alike.shape[0])
+    unlike = np.linalg.inv(np.linalg.cholesky(alike))
+
     def residuals(white: Array) -> Array:
         logs = logs_at(white)
-        parts = []
-        for place, one in zip(places, measured, strict=True):
-            seconds = transfer.predicted(one, prior.family, prior.names, logs[place])
-            weight = min(1.0, (transfer.WORTH / one.seconds.size) ** 0.5)
-            parts.append(weight * np.log(seconds / one.seconds) / max(prior.noise, LOSS_SCALE / 2))
-        return np.concatenate([*parts, white])
+        off = [
+            np.log(transfer.predicted(one, prior.family, prior.names, logs[place]) / one.seconds)
+            for place, one in zip(places, measured, strict=True)
+        ]
+        return np.concatenate([unlike @ np.concatenate(off), white])
 
     found = least_squares(residuals, np.zeros(before.shape[0]), loss="soft_l1", max_nfev=60)
     logs = logs_at(found.x)

@@ -288,8 +288,8 @@ def _law(family: str, entry: Mapping[str, Any]) -> Law:
 def fits(device: Device, lent: Sequence[Fit]) -> tuple[Fit, ...]:
     """`lent` with the coefficients that laws give this device's kernels; as they are, where there is no law or no need.
 
-    There is none for kernels that were timed through their host, and no need on a build that was itself measured: a relative of
-    the same build errs no more, and lends what was learned about its kernels besides.
+    There is none for kernels that were timed through their host, and no need where the lender is of the same build: it errs no
+    more, and lends what was learned about its kernels besides.
     """
     if not build_of(device):
         return tuple(lent)
@@ -302,12 +302,13 @@ def fits(device: Device, lent: Sequence[Fit]) -> tuple[Fit, ...]:
         device.compute_units,
         device.tdp_w or 0.0,
     )
-    wanted = tuple((fit.family, _kernel(fit, device)) for fit in lent if "eager" not in fit.inputs)
+    foreign = [fit for fit in lent if "eager" not in fit.inputs and _build_of(fit.device) != build_of(device)]
+    wanted = tuple((fit.family, _kernel(fit, device)) for fit in foreign)
     told = _told(card, tuple(dict.fromkeys(one for one in wanted if one[0] in laws())))
     found = []
     for fit in lent:
         one = told.get((fit.family, _kernel(fit, device)))
-        if one is None or "eager" in fit.inputs:
+        if one is None or fit not in foreign:
             found.append(fit)
             continue
         inputs = {"law": fit.family}
@@ -351,8 +352,6 @@ def _told(card: _Card, wanted: tuple[tuple[str, Kernel], ...]) -> Mapping[tuple[
     )
     found = {}
     for family, law in laws().items():
-        if build_of(device) in {_in_catalogue(kernel).attributes["build"] for kernel in law.kernels}:
-            continue
         known = {kernel[:3] for kernel in law.kernels}
         kernels = [kernel for of, kernel in wanted if of == family and kernel[:3] in known]
         prior_of_all = prior(law, kernels, device) if kernels else None
@@ -371,6 +370,11 @@ def _one(told: Prior, place: int, device: Device) -> _Told:
     over = slopes(told.family, op, rates, told.names, told.mean[place])
     left = float(np.einsum("pc,c,pc->p", over, told.covariance[:, place, place], over).mean())
     return _Told(coefficients(told.family, told.names, told.mean[place]), (left + told.noise**2) ** 0.5)
+
+
+@cache
+def _build_of(slug: str) -> str:
+    return build_of(device_files.find(slug))
 
 
 def flavour(kernel: str) -> str:
