@@ -245,3 +245,34 @@ def test_own_measurements_are_looked_up_and_the_tree_says_so(gemmstone, tmp_path
     assert sources["o_proj"] == "measured"  # [4096, 4096], which the file has
     assert sources["lm_head"] != "measured"  # as wide as the vocabulary, beyond all that it has
     assert any(warning.startswith("nothing measured prices") for warning in document["warnings"])
+
+
+def test_what_own_measurements_say_nothing_of_is_borrowed_as_before(gemmstone, tmp_path, monkeypatch):
+    path = tmp_path / "own.csv"
+    rows = ["gemm,mi300x,vllm,bf16,1,8192,8192,0.05", "gemm,mi300x,vllm,int4,1,8192,8192,0.02"]
+    path.write_text("\n".join([HEADER, *rows]) + "\n", encoding="utf-8")
+    from gemmstone.catalog import device_files
+    from gemmstone.predict.borrowing import lender
+
+    device = device_files.find("mi300x")
+    before = lender(device)
+    document = gemmstone("calibrate", "--from", str(path), "--name", "lab", "--json").printed
+    # no law tells of 4-bit weights, and one call is no fit
+    assert [fit["variant"] for fit in document["fits"]] in ([], ["bf16"])
+    assert "w4a16" in " ".join(document["not_fitted"])
+    monkeypatch.setenv(calibration_files.VARIABLE, "lab")
+    forget()
+    after = lender(device)
+    own = {(fit.family, fit.variant) for fit in after.fits if fit.device == "mi300x" and fit.inputs.get("table")}
+    assert {(fit.family, fit.variant) for fit in before.fits} <= {(fit.family, fit.variant) for fit in after.fits}
+    shares = {
+        (fit.family, fit.variant, fit.engine, fit.kernel): fit.coefficients["ec"] * lent.scale.compute
+        for lent in (before,)
+        for fit in lent.fits
+        if "ec" in fit.coefficients
+    }
+    for fit in after.fits:
+        if "ec" in fit.coefficients and (fit.family, fit.variant) not in own:
+            assert fit.coefficients["ec"] * after.scale.compute == pytest.approx(
+                shares[fit.family, fit.variant, fit.engine, fit.kernel]
+            )

@@ -178,7 +178,8 @@ def _from_few(samples: list[Sample], into: Path, say: Say) -> Updated:
             )
         sweep.save(into, device, fits)
         found.fits.extend(fits)
-        found.used.extend(of_it)
+        told = {(fit.engine, fit.variant) for fit in fits}
+        found.used.extend(one for one in of_it if (one.engine, one.variant) in told)
     return found
 
 
@@ -217,7 +218,7 @@ def suggest(device: str, count: int, family: str, engine: str, known: Iterable[s
 def directory(asked: Asked) -> Path:
     """Where coefficients are written: --out, or the named calibration, or where GEMMSTONE_CALIBRATION points."""
     if asked.out:
-        return Path(asked.out).expanduser()
+        return Path(asked.out).expanduser().resolve()
     if not asked.name and calibration_files.own():
         return calibration_files.own()[0]
     name = asked.name or calibration_files.THIS_MACHINE

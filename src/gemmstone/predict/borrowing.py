@@ -75,9 +75,28 @@ def lender(device: Device) -> Lender:
     """A device's own fits, or those of its nearest measured relative."""
     own = calibration_files.load(device.slug)
     bytes_per_s, units = device.memory_bandwidth_bytes_per_s, device.compute_units
-    if own:
+    if own and device.slug in calibration_files.published():
         fits = _runs_on(device, _complete(own + _weight_only(own, bytes_per_s, units)))
         return Lender(device.slug, units, fits, False, 0.0, Scale())
+    lent = _relative(device)
+    if not own:
+        return lent
+    # a user's few fits of a device without shipped ones: what they say nothing of is borrowed as it was before
+    said = {(fit.family, fit.variant) for fit in own}
+    rest = (_scaled(fit, lent.scale.compute) for fit in lent.fits if (fit.family, fit.variant) not in said)
+    return Lender(device.slug, lent.compute_units, (*own, *rest), False, 0.0, Scale())
+
+
+def _scaled(fit: Fit, compute: float) -> Fit:
+    """`fit` with a factor on the share of the peak that its arithmetic reaches."""
+    if compute == 1.0 or "ec" not in fit.coefficients:
+        return fit
+    return replace(fit, coefficients={**fit.coefficients, "ec": fit.coefficients["ec"] * compute})
+
+
+def _relative(device: Device) -> Lender:
+    """What a device's nearest measured relative lends it."""
+    bytes_per_s, units = device.memory_bandwidth_bytes_per_s, device.compute_units
     relative = RELATIVES.get(device.architecture, STRANGER)
     lenders = tuple(dict.fromkeys((*relative.lenders, *STRANGER.lenders)))
     for slug in lenders:
