@@ -14,6 +14,7 @@ from typing import NamedTuple
 import numpy as np
 
 from gemmstone.calibrate import engines
+from gemmstone.calibrate.engine_scales import borrowed
 from gemmstone.calibrate.engines import BOUNDS
 from gemmstone.calibrate.measured_cases import Case, read_cases
 from gemmstone.simulate import scenario
@@ -135,7 +136,7 @@ def main(arguments: Sequence[str]) -> int:
             if (
                 name == STATIC
             ):  # where rates of borrowing architectures are fitted too, only measured devices are held out
-                measured = [case for case in cases if not engines.borrowed(case)]
+                measured = [case for case in cases if not borrowed(case)]
                 show(held_out(measured, engines.STATIC, engines.STATIC_PRIOR), {})
             else:
                 show(held_out(cases, tuple(BOUNDS), engines.SERVING_PRIOR), {})

@@ -21,14 +21,13 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from gemmstone.calibrate.measured_cases import Case, metrics_of, read_cases
+from gemmstone.calibrate.engine_scales import LOSS_SCALE, borrowed, fit_scales, group_weights, soft_l1
+from gemmstone.calibrate.measured_cases import Case, read_cases
 from gemmstone.catalog import calibration_files
-from gemmstone.core.calibration import EngineFit, Scale
+from gemmstone.core.calibration import EngineFit
 from gemmstone.core.deployment import Array
 from gemmstone.core.errors import BadRequest, GemmstoneError
-from gemmstone.predict.step import StepTimer
 
-LOSS_SCALE = 0.15
 SPECULATIVE = 1.25  # predicted over measured time per token from which a group must be speculating
 FOLDS = 2
 DIGITS = 4
@@ -59,9 +58,6 @@ HABIT_PRIOR = dict.fromkeys(HABITS, 1.0)
 HABIT_ROWS = 20
 STATIC_PRIOR = {name: 0.3 if name.endswith("_factor") else 3.0 for name in BOUNDS}
 STATIC = ("step_s", "per_sequence_s", "per_prefill_token_s", "launch_factor", "communication_factor")
-MAX_SCALE_ROWS = 250
-FACTORS = len(Scale._fields) - 1  # of a Scale that multiply; the last one is seconds
-START_S, MOST_START_S = 0.1, 20.0  # where the search for it begins and ends
 # A generation (0.14 of 0.14.0) whose rows are off by so much together, where they are many and of several models and devices,
 # is another program than the one that the rest measures, and gets coefficients of its own.
 APART = 0.15  # median log of measured over predicted time; a faster one is not another program but speculates
@@ -114,7 +110,7 @@ def fit_engine(
     """
     from scipy.optimize import least_squares  # lazy: only calibration needs scipy
 
-    weights = _weights(cases)
+    weights = group_weights(cases)
     first = np.array([np.log(getattr(start, name) or BOUNDS[name][0]) for name in names])
     lower = np.array([np.log(BOUNDS[name][1]) for name in names])
     upper = np.array([np.log(BOUNDS[name][2]) for name in names])
@@ -127,9 +123,7 @@ def fit_engine(
         return np.array(errors) / LOSS_SCALE
 
     def loss(x: Array) -> Array:
-        bent = residuals(x)
-        bent = np.sign(bent) * np.sqrt(2.0 * (np.sqrt(1.0 + bent**2) - 1.0))
-        return np.concatenate([bent, priors * (x - centre)])
+        return np.concatenate([soft_l1(residuals(x)), priors * (x - centre)])
 
     solved = least_squares(loss, np.clip(first, lower + 1e-9, upper - 1e-9), bounds=(lower, upper), max_nfev=40)
     return _with(start, names, solved.x)
@@ -143,47 +137,6 @@ def _with(start: EngineFit, names: Sequence[str], x: Array) -> EngineFit:
 def _errors(case: Case, fit: EngineFit) -> list[float]:
     found = case.predicted(fit)
     return [float(np.clip(np.log(found[name] / case.measured[name]), -3, 3)) for name in case.measured]
-
-
-def _weights(cases: Sequence[Case]) -> list[float]:
-    sizes: dict[tuple[str, str], int] = {}
-    for case in cases:
-        sizes[case.group] = sizes.get(case.group, 0) + 1
-    return [sizes[case.group] ** -0.5 for case in cases]
-
-
-def fit_scales(cases: Sequence[Case], fit: EngineFit) -> Scale:
-    """Factors on the rates of one borrowing architecture, with the engine's own coefficients held.
-
-    Every trial prices the rows anew, so at most MAX_SCALE_ROWS of them take part, spread evenly.
-    """
-    from scipy.optimize import least_squares  # lazy: only calibration needs scipy
-
-    chosen = list(cases)[:: max(1, len(cases) // MAX_SCALE_ROWS)]
-    architecture = chosen[0].architecture
-    weights = _weights(chosen)
-
-    def scaled(x: Array) -> Scale:
-        return Scale(*np.exp(x[:FACTORS]).tolist())._replace(start_s=START_S * float(np.exp(x[FACTORS])))
-
-    def residuals(x: Array) -> Array:
-        scale = scaled(x)
-        trial = replace(fit, scales={architecture: scale})
-        errors = []
-        for case, weight in zip(chosen, weights, strict=True):
-            pricing = replace(case.system.pricing, engine_fit=trial)
-            timer = StepTimer(model=case.system.model, deployment=case.system.deployment, pricing=pricing, host=trial)
-            found = metrics_of(replace(case.system, timer=timer), case.workload, case.measured)
-            errors += [weight * float(np.log(found[name] / case.measured[name])) for name in case.measured]
-        bent = np.array(errors) / LOSS_SCALE
-        bent = np.sign(bent) * np.sqrt(2.0 * (np.sqrt(1.0 + bent**2) - 1.0))
-        return np.concatenate([bent, x / 2.0])
-
-    most = np.log([8.0] * FACTORS + [MOST_START_S / START_S])
-    solved = least_squares(
-        residuals, np.zeros(len(Scale._fields)), bounds=(np.log(0.01), most), max_nfev=20, diff_step=1e-3
-    )
-    return scaled(solved.x)
 
 
 class Fitted(NamedTuple):
@@ -324,12 +277,6 @@ def _static_entry(cases: Sequence[Case], inputs: Mapping[str, str]) -> dict[str,
         scale = fit_scales(theirs, fit)
         scales[architecture] = {name: _rounded(value) for name, value in scale._asdict().items()}
     return {**entry, "scales": scales, "rows": len(cases)}
-
-
-def borrowed(case: Case) -> bool:
-    """Whether no kernels were measured on the case's device or on one of its architecture."""
-    own = {fit.device for fit in calibration_files.load("a100-sxm-80gb")}
-    return not calibration_files.load(case.device) and not (own and case.architecture == "ampere")
 
 
 def _entries(
