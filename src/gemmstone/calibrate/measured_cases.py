@@ -110,23 +110,23 @@ class _Recorder:
         return tree
 
 
-def read_cases(paths: Iterable[Path]) -> tuple[list[Case], dict[str, int]]:
-    """All rows that can be predicted, and how many could not, by reason."""
+def read_cases(paths: Iterable[Path], fidelity: str = "calibrated") -> tuple[list[Case], dict[str, int]]:
+    """All rows that can be predicted with kernels at this fidelity, and how many could not, by reason."""
     cases: list[Case] = []
     unanswered: dict[str, int] = {}
     for path in paths:
         with path.open(encoding="utf-8", errors="replace", newline="") as file:
             for row in csv.DictReader(file):
                 try:
-                    cases.append(_case(row))
+                    cases.append(_case(row, fidelity))
                 except (GemmstoneError, ValueError) as error:
                     reason = f"{row.get('model')} on {row.get('hardware')}: {error}"
                     unanswered[reason] = unanswered.get(reason, 0) + 1
     return cases, unanswered
 
 
-def _case(row: Mapping[str, str]) -> Case:
-    asked = rows.scenario(row)
+def _case(row: Mapping[str, str], fidelity: str) -> Case:
+    asked = rows.scenario(row, fidelity)
     if asked.pools is not None:
         raise BadRequest("rows of two pools take no part in fitting engines")
     system = neutral(asked)
@@ -157,13 +157,14 @@ def neutral(asked: scenario.Scenario) -> System:
     )
 
 
-_PRICINGS: dict[tuple[str, int, str, str], Pricing] = {}
+_PRICINGS: dict[tuple[str, int, str, str, str], Pricing] = {}
 
 
 def _pricing(made: System, fit: EngineFit) -> Pricing:
-    key = (made.cluster.device.slug, made.cluster.num_devices, made.engine.name, repr(fit))
+    fidelity = made.pricing.fidelity
+    key = (made.cluster.device.slug, made.cluster.num_devices, made.engine.name, fidelity, repr(fit))
     if key not in _PRICINGS:
-        _PRICINGS[key] = Pricing(cluster=made.cluster, engine=made.engine.name, engine_fit=fit)
+        _PRICINGS[key] = Pricing(cluster=made.cluster, engine=made.engine.name, fidelity=fidelity, engine_fit=fit)
     return _PRICINGS[key]
 
 
