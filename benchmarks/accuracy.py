@@ -130,7 +130,7 @@ def main(arguments: Sequence[str]) -> int:
             print(f"    {group.name}: {group.band_coverage or 0.0:.0%} of measured values lie in the 80% band")
         if name == POOLS:
             continue
-        cases, _ = read_cases([path])
+        cases, _ = read_cases([path], fidelity)
         if "--held-out" in arguments:
             print("-- engine coefficients fitted on the other half of the (model, device) groups")
             if (
