@@ -65,7 +65,7 @@ def prepare(device: str, engine: str, version: str = "", say: Say = lambda line:
     if measured_files.key(path) == key:
         return path
     tables.require()
-    say(f"reading {len(chosen)} tables of {device} and {engine}, once")
+    say(f"reading measured tables of {device} for {engine}, once")
     with tempfile.TemporaryDirectory(prefix="gemmstone-") as name:
         for table in chosen:
             link = Path(name) / table.relative_to(root)
