@@ -27,7 +27,7 @@ Z80 = 1.2816  # half width of the central 80% of a normal distribution, in stand
 OFFLINE_MAX_SEQS = 2048.0  # requests in flight beyond which no engine gains throughput (docs/physics/serving.md)
 RATE_GRID = 24
 # Of a serving device's power what goes with time (standing, waiting: 130 and up to 359 of 550 W on an H100) and not with the tokens:
-# so much of an error of the speed is one of the energy of a token.
+# so much of an error of the speed is one of the energy of a token, and the rest one of the power.
 PACED_FRAC = 0.5
 SLOWER = 1.1  # by which a system is taken to be slower to see how its queues answer
 # Standard deviation of the log of bytes that a device holds: 80% of the published memory use among the reference cases
@@ -200,7 +200,10 @@ def energy_metrics(
     """Power, energy and carbon by the contract's names, with the standard deviation of their log."""
     error = float(np.hypot(np.hypot(power_error, energy.error_frac), PACED_FRAC * speed_error))
     values = {
-        "power_w_per_device": (energy.parts_w["devices"] / devices, power_error),
+        "power_w_per_device": (
+            energy.parts_w["devices"] / devices,
+            float(np.hypot(power_error, (1.0 - PACED_FRAC) * speed_error)),
+        ),
         "energy_j_per_output_token": (energy.total_j, error),
     }
     if energy.total_g is not None:
