@@ -284,6 +284,19 @@ def test_versions_with_the_same_tables_share_a_file(package: Path) -> None:
     assert silicon.prepare("a100-sxm-80gb", "vllm") is None  # of which the package has no tables
 
 
+def test_a_table_of_another_layout_is_left_out_and_said(package: Path) -> None:
+    folder = package / "h100_sxm" / "attention" / "vllm" / "0.9.0"
+    folder.mkdir(parents=True)
+    columns = {"latency": [0.1, 0.2], "kv_cache_dtype": ["fp8", "fp8"], "attn_dtype": ["fp8", "fp8"]}
+    rows = pl.DataFrame({**columns, "kernel_source": ["x", "x"], "isl": [5, 6]})
+    rows.write_parquet(folder / "context_attention_perf.parquet")
+    said: list[str] = []
+    path = silicon.prepare("h100-sxm", "vllm", say=said.append)
+    assert path
+    assert "attention_prefill on h100-sxm are left out" in said[1]
+    assert {kernel.family for kernel in measured_files.load(path, 0) or ()} == {"gemm"}
+
+
 def test_own_measurements_come_before_those_of_a_package(package: Path) -> None:
     keep(gemm_sample(1.7))
     assert ratio(product(256.0, 4096.0)) == pytest.approx(1.7, rel=1e-3)

@@ -246,7 +246,10 @@ def _is_fallback(kernel: str) -> bool:
 
 
 def _by_window(rows: pl.DataFrame) -> Iterator[tuple[float, pl.DataFrame]]:
-    """Rows with the same sliding window (0: none), which ops take as one number."""
+    """Rows with the same sliding window (0: none), which ops take as one number; tables without the column have none."""
+    if "window_size" not in rows.columns:
+        yield 0.0, rows
+        return
     windows = rows["window_size"].fill_null(0)
     for window in sorted(set(windows)):
         yield float(window), rows.filter(windows == window)

@@ -20,7 +20,7 @@ from gemmstone.calibrate.families import FAMILIES
 from gemmstone.calibrate.fit import Sample
 from gemmstone.calibrate.measured_index import kernels
 from gemmstone.catalog import measured_files
-from gemmstone.core.errors import MissingBackend
+from gemmstone.core.errors import BadRequest, MissingBackend
 from gemmstone.predict.coefficients import EXCHANGE
 from gemmstone.predict.measured import AXES
 
@@ -71,18 +71,25 @@ def prepare(device: str, engine: str, version: str = "", say: Say = lambda line:
             link = Path(name) / table.relative_to(root)
             link.parent.mkdir(parents=True, exist_ok=True)
             link.symlink_to(table)
-        made = kernels(_samples(Path(name), device, engine))
+        made = kernels(_samples(Path(name), device, engine, say))
     measured_files.save(path, made, key)
     return path
 
 
-def _samples(root: Path, device: str, engine: str) -> Iterator[Sample]:
+def _samples(root: Path, device: str, engine: str, say: Say) -> Iterator[Sample]:
+    from polars.exceptions import PolarsError
+
     for family, spec in FAMILIES.items():
         if family not in AXES:
             continue
         # the fit takes a part of the experts' rows; here each may be the one that is asked for
         read = partial(moe_tables.read, thin=False) if spec.read is moe_tables.read else spec.read
-        for sample in read(root, [device]):
+        try:
+            samples = read(root, [device])
+        except (PolarsError, BadRequest, KeyError) as error:  # a table of another layout than the family's others have
+            say(f"the tables of {family} on {device} are left out: {str(error)[:120]}")
+            continue
+        for sample in samples:
             if sample.engine in (engine, *LIBRARIES) or sample.kernel.startswith(EXCHANGE):
                 yield sample
 

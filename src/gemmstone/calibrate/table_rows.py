@@ -38,6 +38,7 @@ DTYPES = {
 ELEMENT_BYTES = {"half": 2.0, "bfloat16": 2.0, "float16": 2.0, "int8": 1.0, "float": 4.0}
 COLLECTIVES = {"alltoall": "all_to_all"}  # what the tables call differently
 TIME = "latency"  # milliseconds
+WINDOW = "window_size"  # of attention, 0 without
 NO_SHAPE = {TIME, "power", "power_limit"}  # columns that are results
 
 
@@ -66,7 +67,7 @@ def load(path: Path, name: str = "") -> Iterator[Measurements]:
     if adapter is None or not set(adapter.needs) <= set(frame.columns):
         adapter = None
     texts = [name for name in frame.columns if frame.schema[name] == pl.String]
-    texts += [column for column in ("window_size",) if column in frame.columns]
+    texts += [column for column in (WINDOW,) if column in frame.columns]
     digest = tables.sha256_of(path)
     if found.texts:
         frame = frame.with_columns(**{column: pl.lit(value) for column, value in found.texts.items()})
@@ -160,6 +161,8 @@ def _named(**columns: str) -> Callable[[pl.DataFrame, Mapping[str, str]], dict[s
 
 
 def _column(rows: pl.DataFrame, name: str) -> Array:
+    if name == WINDOW and name not in rows.columns:  # older tables, of kernels without one
+        return np.zeros(rows.height)
     return rows[name].fill_null(0).to_numpy().astype(float)
 
 
@@ -191,9 +194,9 @@ def _message(column: str) -> Callable[[pl.DataFrame, Mapping[str, str]], dict[st
 
 
 ATTENTION = _named(
-    batch="batch_size", heads="num_heads", kv_heads="num_key_value_heads", head_dim="head_dim", window="window_size"
+    batch="batch_size", heads="num_heads", kv_heads="num_key_value_heads", head_dim="head_dim", window=WINDOW
 )
-ATTENTION_COLUMNS = ("batch_size", "num_heads", "num_key_value_heads", "head_dim", "window_size")
+ATTENTION_COLUMNS = ("batch_size", "num_heads", "num_key_value_heads", "head_dim")
 LATENT_COLUMNS = ("batch_size", "num_heads")
 
 
