@@ -36,6 +36,8 @@ WIDE = 1.5  # standard deviation of a log coefficient about its start in the fir
 TYPICAL = 0.15  # of a part of a log coefficient, and how sure that is, in factors of e
 SURE = 1.0
 LEAST_SPREAD = 0.05
+SHARE, BAND = 0.8, 1.2816  # of a normal inside so many standard deviations on either side
+WIDTHS = np.geomspace(0.1, 4.0, 60)
 # The tables' loops go round this many sets of operands: what fits the on-chip memory that often is read from there. Seen
 # on RTX PRO 6000, whose 128 MiB serve weights of up to 19 MB at several times the memory's rate and none of 22 MB and more.
 COPIES = 6.0
@@ -101,7 +103,8 @@ def fit_law(family: str, measured: Sequence[Set], coefficients: Mapping[str, Coe
                 sure = np.sqrt(np.maximum(prior.covariance[:, place, place], LEAST_SPREAD**2))
                 logs[index] = solve(family, [measured[index]], prior.mean[place], sure, names) - shift[index]
         found = Law(family, names, kernels, logs, variances(family, names, kernels, logs))
-    return found._replace(noise=_noise(found, measured))
+    found = found._replace(noise=_noise(found, measured))
+    return found._replace(width=_width(found, measured))
 
 
 def without(law: Law, devices: Iterable[str]) -> Law:
@@ -173,6 +176,26 @@ def _noise(law: Law, measured: Sequence[Set]) -> float:
     return float(np.quantile(np.abs(np.concatenate(errors)), 0.8) / 1.2816)
 
 
+def _width(law: Law, measured: Sequence[Set]) -> float:
+    """The factor on the covariance with which 80% of the times of builds left out lie inside the 80% band, pooled."""
+    builds: dict[str, list[Set]] = {}
+    for one in measured:
+        builds.setdefault(laws.build_of(device_files.find(one.kernel.device)), []).append(one)
+    if len(builds) < 2:
+        return 1.0
+    off, spread = [], []
+    for unseen in builds.values():
+        gone = {one.kernel.device for one in unseen}
+        prior = laws.prior(without(law, gone), [one.kernel for one in unseen])
+        for place, one in enumerate(unseen):
+            some = one._replace(op=take(one.op, np.arange(0, one.seconds.size, 5)), seconds=one.seconds[::5])
+            off.append(np.log(predicted(some, law.family, law.names, prior.mean[place]) / some.seconds))
+            spread.append(spread_of(prior, place, some))
+    apart, left = np.abs(np.concatenate(off)), np.concatenate(spread)
+    inside = [np.mean(apart < BAND * np.sqrt(width * left**2 + law.noise**2)) for width in WIDTHS]
+    return float(WIDTHS[int(np.argmin(np.abs(np.array(inside) - SHARE)))])
+
+
 def spread_of(prior: Prior, place: int, one: Set) -> Array:
     """Standard deviation of log time [points] from what the prior leaves open of one of its kernels."""
     slopes = jacobian(one, prior.family, prior.names, prior.mean[place])
@@ -193,6 +216,7 @@ def save(found: Sequence[Law], inputs: Mapping[str, str], path: Path = laws.FILE
             one.family: {
                 "coefficients": list(one.names),
                 "noise": significant(one.noise),
+                "width": significant(one.width),
                 "variances": [[significant(value) for value in row] for row in one.variances.tolist()],
                 "fits": [
                     {"kernel": list(kernel), "logs": [significant(value, 5) for value in row]}
