@@ -16,7 +16,7 @@ import numpy as np
 
 from gemmstone.calibrate.families import FAMILIES
 from gemmstone.calibrate.fit import Sample, group_ids
-from gemmstone.calibrate.learned import Trial, published, tried
+from gemmstone.calibrate.learned import Trial, lessons, published, tried
 from gemmstone.catalog import calibration_files
 from gemmstone.core.deployment import Array
 from gemmstone.predict.features import FEATURES
@@ -49,7 +49,7 @@ def rows(directory: Path, family: str, asked: argparse.Namespace) -> Iterator[Ro
         if published(calibration_files.DIRECTORY, read, family) is None:
             continue
         groups = group_ids(np.asarray(read.op.shape[asked.whole])) if asked.whole else read.groups
-        sample, eager = replace(read, groups=groups), bool(read.inputs.get("eager"))
+        sample, eager = lessons(family, replace(read, groups=groups)), bool(read.inputs.get("eager"))
         trial = tried(FAMILIES[family], sample)
         if eager or not trial.worth_it:  # nothing is learned of these
             trial = replace(trial, learned=trial.calibrated)

@@ -15,7 +15,7 @@ import pytest
 from gemmstone.calibrate import learned as learning
 from gemmstone.calibrate import trees
 from gemmstone.calibrate.families import FAMILIES
-from gemmstone.calibrate.fit import Sample, fit_sample, group_ids
+from gemmstone.calibrate.fit import Sample, fit_sample, group_ids, join
 from gemmstone.calibrate.tables import rates
 from gemmstone.catalog import calibration_files, device_files, learned_files
 from gemmstone.catalog.device_edit import edit
@@ -427,3 +427,42 @@ def test_calls_that_wait_for_the_host_teach_nothing(tmp_path: Path) -> None:
     written(tmp_path, sample)
     eager = replace(sample, inputs={"eager": "1"})
     assert learning.learn(tmp_path, tmp_path, devices=["h100-sxm"], families=["gemm"], own=[eager]) == []
+
+
+def test_products_that_found_their_weights_on_the_chip_teach_nothing() -> None:
+    """RTX PRO 6000: 128 MB on the chip, 1.79 TB/s beside it. Large products reach 80% of that; one in ten small ones 150%."""
+    sample = stepped(0.0)
+    device = device_files.find("rtx-pro-6000")
+    moved = np.asarray(sample.op.bytes, dtype=float)
+    seconds = moved / (0.8 * device.memory_bandwidth_bytes_per_s)
+    cached = (moved < device.on_chip_bytes) & (np.arange(moved.size) % 10 == 0)
+    mixed = replace(sample, device=device.slug, seconds=np.where(cached, seconds * 0.8 / 1.5, seconds))
+    mixed = replace(
+        mixed,
+        op=join_large(mixed.op),
+        seconds=np.append(mixed.seconds, LARGE_BYTES / 1.43e12),
+        groups=np.append(mixed.groups, 99),
+    )
+    kept = learning.lessons("gemm", mixed)
+    assert kept.seconds.size == mixed.seconds.size - cached.sum()
+    assert learning.lessons("grouped_gemm", mixed) is mixed
+    honest = replace(mixed, seconds=np.append(seconds, LARGE_BYTES / 1.43e12))
+    assert learning.lessons("gemm", honest) is honest
+
+
+LARGE = matmul.gemm("x", m=np.array([1.0]), n=np.array([65536.0]), k=np.array([8192.0]))
+LARGE_BYTES = float(np.asarray(LARGE.bytes)[0])
+
+
+def join_large(op: Op) -> Op:
+    """`op` and one product whose weights no chip could hold."""
+    return join([op, LARGE], [np.asarray(op.flop).size, 1])
+
+
+@pytest.mark.parametrize("device", calibration_files.published())
+def test_nothing_learned_beats_the_physical_bound(device: str) -> None:
+    m, n, k = (grid.ravel() for grid in np.meshgrid([1.0, 16.0, 256.0], [512.0, 1280.0, 4096.0], [1024.0, 5120.0]))
+    op = matmul.gemm("x", m=m, n=n, k=k)
+    for engine in ("vllm", "sglang", "trtllm"):
+        limit, learned = (pricing(name, device=device, engine=engine).price(op).time_s for name in ("limit", "learned"))
+        assert np.all(learned >= limit)

@@ -15,6 +15,7 @@ import numpy as np
 
 from gemmstone.calibrate import tables, trees
 from gemmstone.calibrate.fit import FitSpec, Sample, deviation, held_out, on_the_seen, significant
+from gemmstone.calibrate.on_chip import beyond_memory
 from gemmstone.catalog import calibration_files, device_files, learned_files
 from gemmstone.core.calibration import Fit, Rates
 from gemmstone.core.deployment import Array
@@ -23,6 +24,7 @@ from gemmstone.core.residual import Residual
 from gemmstone.predict.features import FEATURES
 from gemmstone.predict.learned import log_ratio
 
+PRODUCTS = ("gemm", "batched_gemm")
 MIN_GROUPS = 3
 MIN_GAIN = 0.95  # of the calibrated hold-out error: a residual has to leave less than this to be kept
 
@@ -70,10 +72,11 @@ def learn(
         for sample in [*FAMILIES[name].read(directory, slugs), *(one for one in own if one.op.kind == name)]:
             fit = published(out, sample, name)
             if fit is not None and teaches(sample):
-                trial = tried(FAMILIES[name], sample)
+                seen = lessons(name, sample)
+                trial = tried(FAMILIES[name], seen)
                 say(line(fit, trial))
                 if trial.worth_it:
-                    found.append(residual(FAMILIES[name], sample, fit, trial))
+                    found.append(residual(FAMILIES[name], seen, fit, trial))
     for device in sorted({one.device for one in found}):
         save(out, device, [one for one in found if one.device == device])
     return found
@@ -82,6 +85,11 @@ def learn(
 def teaches(sample: Sample) -> bool:
     """Whether a residual can be learned: of calls that do not wait for the host, in groups of which some can be held out."""
     return not sample.inputs.get("eager") and np.unique(sample.groups).size >= MIN_GROUPS
+
+
+def lessons(family: str, sample: Sample) -> Sample:
+    """What is learned from: of products not those that found their weights on the chip, where a model's layers never do."""
+    return beyond_memory(sample) if family in PRODUCTS else sample
 
 
 def published(out: Path, sample: Sample, family: str) -> Fit | None:

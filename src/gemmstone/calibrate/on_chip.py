@@ -20,6 +20,22 @@ DISTRUSTED = (
 )  # of the on-chip memory: below, launches decide; above, little is left in it from the last call
 
 
+def beyond_memory(sample: Sample) -> Sample:
+    """`sample` without the calls that moved their bytes faster than any whose bytes are too many for on-chip memory.
+
+    For products, whose sizes around the cache's are too many and mostly too honest to be distrusted as a whole.
+    """
+    device = device_files.find(sample.device)
+    moved = np.broadcast_to(np.asarray(sample.op.bytes, dtype=float), sample.seconds.shape)
+    pace, fits = moved / sample.seconds, moved <= DISTRUSTED[1] * device.on_chip_bytes
+    if fits.all():
+        return sample
+    kept = np.flatnonzero(~fits | (pace <= pace[~fits].max()))
+    if kept.size >= (1.0 - TOO_FAST_FRAC) * sample.seconds.size:
+        return sample
+    return replace(sample, op=take(sample.op, kept), seconds=sample.seconds[kept], groups=sample.groups[kept])
+
+
 def from_memory(sample: Sample) -> Sample:
     """`sample` without the calls that were served from on-chip memory."""
     device = device_files.find(sample.device)

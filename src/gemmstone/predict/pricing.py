@@ -305,7 +305,9 @@ class Pricing:
             return None
         lent = max(found.error_frac**2 - max(fit.error_frac for fit in found.fits) ** 2, 0.0)
         error = math.sqrt(told.error_frac**2 + lent) + EXTRAPOLATION_ERROR * self._beyond(op, found.highest)
-        return Timed(_fastest(told.kernels), "learned" if found.source == "fitted" else found.source, error)
+        timed = _fastest(told.kernels)
+        timed = timed._replace(time_s=np.maximum(timed.time_s, self._roofline(op).time_s))  # whatever was learned
+        return Timed(timed, "learned" if found.source == "fitted" else found.source, error)
 
     def _kernels(self, op: Op, found: Candidates) -> list[KernelTime]:
         """The calibrated times of the kernels that could run an operation."""
