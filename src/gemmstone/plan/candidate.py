@@ -76,11 +76,13 @@ class Setting:
 
 
 def layout(made: System | Pools) -> str:
-    """A deployment in a few words: tp4.dp2 fp8 weights, bf16 cache; 2*tp4 then 1*tp8, the same for pools; 400W in front."""
+    """A deployment in a few words: tp4.dp2 fp8 weights, bf16 cache; 2*tp4 then 1*tp8, the same for pools; with 400W in
+    front of the devices that have a power limit.
+    """
     if isinstance(made, Pools):
         sides = (made.prefill_workers, made.prefill), (made.decode_workers, made.decode)
-        split = " then ".join(f"{workers}*{degrees(worker.deployment)}" for workers, worker in sides)
-        return f"{_cap(made.decode)}{split} {_formats(made.decode.deployment)}"
+        split = " then ".join(f"{_cap(worker)}{workers}*{degrees(worker.deployment)}" for workers, worker in sides)
+        return f"{split} {_formats(made.decode.deployment)}"
     return f"{_cap(made)}{degrees(made.deployment)} {_formats(made.deployment)}"
 
 

@@ -63,10 +63,11 @@ def _limited(made: System, watts: float) -> System:
     return assemble(made.model, cluster, made.engine, made.deployment, pricing=pricing)
 
 
-def command(device: Device) -> str:
-    """The shell line that sets a device's limit on a node, empty where it has none."""
+def command(device: Device, *, pools: bool = False) -> str:
+    """The shell line that sets the limit on a node, of pools on those that decode; empty where there is none."""
     if device.power_cap_w is None or (device.tdp_w and device.power_cap_w >= device.tdp_w):
         return ""
     known = COMMANDS.get(device.vendor)
-    line = f"# limit every device to {device.power_cap_w:.0f} W"
+    where = "on the nodes of the decode workers" if pools else "on every node"
+    line = f"# {where}: limit the devices to {device.power_cap_w:.0f} W"
     return f"{line}\n{known.format(watts=device.power_cap_w)}" if known else line

@@ -84,7 +84,7 @@ def _checkpoint(model: Model) -> str:
 
 def commands(question: Question, best: Candidate) -> dict[str, str]:
     """The launch command of each engine for the best deployment, or why there is none."""
-    found, first = {}, caps.command(best.system.cluster.device)
+    found, first = {}, caps.command(best.system.cluster.device, pools=best.answer.pools is not None)
     for name in dict.fromkeys((best.system.engine.name, *LAUNCHED)):
         try:
             pools = best.answer.pools
