@@ -39,7 +39,7 @@ BOUNDS: dict[str, tuple[float, float, float]] = {
     "per_prefill_token_s": (5e-7, 1e-9, 1e-4),
     "request_s": (4e-2, 1e-4, 0.5),
     "prompt_token_s": (3e-6, 1e-8, 1e-4),
-    "neighbour_s": (5e-4, 1e-6, 1e-2),
+    "neighbour_s": (5e-3, 1e-5, 1e-1),
     "first_token_steps": (3.0, 0.05, 100.0),
     "launch_factor": (0.95, 0.3, 4.0),
     "communication_factor": (0.9, 0.2, 4.0),

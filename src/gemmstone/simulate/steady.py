@@ -165,7 +165,9 @@ def closed_loop(
         start_s = share * np.maximum(_first_wave(points, stages), own_s) + (1.0 - share) * start_s
         slot_wait_s = slot_wait_s * (1.0 - 0.5 * share)
     host = timer.host
-    front_s = host.request_s + host.prompt_token_s * size.prompt + host.neighbour_s * np.maximum(in_flight - 1.0, 0.0)
+    # Those of the first wave come at one moment, and stand in front of the server's own loop one after the other.
+    at_once = np.maximum(in_flight - 1.0, 0.0) / workload.requests_per_slot if workload.requests_per_slot else 0.0
+    front_s = host.request_s + host.prompt_token_s * size.prompt + host.neighbour_s * at_once
     step_s = np.minimum(tpot_s, np.maximum(points.mixed_s, points.decode_s))
     if prefill_first:  # steps with prompts come between those that give tokens
         step_s = tpot_s / (1.0 + np.maximum(tpot_s - points.decode_s, 0.0) / points.mixed_s)
