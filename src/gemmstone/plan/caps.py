@@ -68,6 +68,6 @@ def command(device: Device, *, pools: bool = False) -> str:
     if device.power_cap_w is None or (device.tdp_w and device.power_cap_w >= device.tdp_w):
         return ""
     known = COMMANDS.get(device.vendor)
-    where = "on the nodes of the decode workers" if pools else "on every node"
-    line = f"# {where}: limit the devices to {device.power_cap_w:.0f} W"
+    where = "for the devices of the decode workers, chosen with -i" if pools else "on every node"
+    line = f"# {where}: a limit of {device.power_cap_w:.0f} W"
     return f"{line}\n{known.format(watts=device.power_cap_w)}" if known else line
