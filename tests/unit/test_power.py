@@ -121,3 +121,22 @@ def test_a_file_that_is_no_power_is_refused(tmp_path) -> None:
         path.write_text(text)
         with pytest.raises(BadRequest, match=r"power\.json"):
             power_files.read(path)
+
+
+def test_a_card_with_less_power_cannot_keep_the_clock_of_its_build() -> None:
+    """H100 PCIe has the silicon of the SXM module and half its power: large products slow down, reading weights hardly."""
+    pcie, lender = device_files.find("h100-pcie"), device_files.find("h100-sxm")
+    fit = power.fit_of(pcie)
+    assert fit.same_silicon
+    assert fit.j_per_flop == power.fit_of(lender).j_per_flop
+    flop_s = 4e13 / pcie.peak_flop_per_s["bf16"]
+    product = KernelTime(np.array([flop_s]), compute_s=np.array([flop_s]))
+    slowed = power.drawn(power.Work(np.array([4e13]), np.array([1e8]), "products", "bf16"), product, pcie, fit)
+    assert 1.1 < float(slowed.time_s[0]) / flop_s < 2.0
+    assert float(slowed.dynamic_j[0] / slowed.time_s[0]) + fit.standing_w <= pcie.tdp_w * (1 + 1e-6)
+    read_s = 1e9 / pcie.memory_bandwidth_bytes_per_s
+    reading = KernelTime(np.array([read_s]), memory_s=np.array([read_s]))
+    kept = power.drawn(power.Work(np.array([2e9]), np.array([1e9]), "products", "bf16"), reading, pcie, fit)
+    assert float(kept.time_s[0]) == pytest.approx(read_s)
+    assert not power.fit_of(lender).same_silicon
+    assert not power.fit_of(device_files.find("mi300x")).same_silicon, "another build keeps shares of the TDP"

@@ -14,6 +14,7 @@ class PowerFit:
     each other. active_w: above standing_w while a kernel of a group runs. j_per_flop: by arithmetic. error_frac: standard
     deviation of the log of predicted over measured power, on held-out groups; error_w is the part of standing_w.
     tdp_w, bytes_per_s and peak_flop_per_s are the device's own the fit belongs to: what another device is scaled by.
+    same_silicon: lent by a device of the same build, whose kernels were timed under its limit of tdp_w.
     """
 
     device: str
@@ -26,6 +27,7 @@ class PowerFit:
     active_w: Mapping[str, float]
     j_per_byte: float
     j_per_flop: Mapping[str, float]
+    same_silicon: bool = False
     holdout_median: float = 0.0
     error_frac: float = 0.0
     points: int = 0

@@ -7,8 +7,10 @@ An operation that runs for t seconds, with F FLOP and Q bytes of device memory m
 above whatever runs beside it. `standing` is what a serving device draws between kernels (its clocks stay up), `active` what a
 busy device adds whatever it computes, by group of kernels. Devices that work together wait for each other inside a collective,
 which costs `waiting` instead. Coefficients are fitted (calibrate.power): on kernels whose power was measured, and on servers
-whose power was. A device without measurements takes those of its nearest relative, scaled so that each share of the TDP stays
-what it is: watts by TDP, joules a byte by TDP over bandwidth, joules a FLOP by TDP over peak.
+whose power was. A device without measurements takes those of its nearest relative. Of one of the same build the joules stay:
+silicon takes them wherever it is mounted, and a card that may draw less (H100 PCIe: 350 of 700 W) cannot keep the clock that
+the lender's kernels were timed at, so that its own TDP stretches them like a limit. Across builds each share of the TDP stays what it
+is: watts by TDP, joules a byte by TDP over bandwidth, joules a FLOP by TDP over peak.
 
 Under a limit lower than the demand the clock falls to a share c of what it is at the TDP. What the clock drives then draws
 c^exponent of its power; what follows the clock of an operation's time takes 1 / c as long, and what waits for memory or links
@@ -126,7 +128,7 @@ def error_frac(device: Device) -> float:
 @lru_cache(maxsize=512)
 def _fit(slug: str, architecture: str, tdp_w: float, idle: float | None, bytes_per_s: float, peaks: tuple[tuple[str, float], ...]) -> PowerFit:  # fmt: skip
     own = power_files.fits().get(slug)
-    return own or scaled(lent(slug, architecture), slug, tdp_w, bytes_per_s, dict(peaks), idle)
+    return own or scaled(lent(slug, architecture), slug, tdp_w, bytes_per_s, dict(peaks), idle, architecture)
 
 
 def fit_of(device: Device) -> PowerFit:
@@ -162,8 +164,12 @@ def scaled(
     bytes_per_s: float,
     peaks: Mapping[str, float],
     idle: float | None = None,
+    architecture: str = "",
 ) -> PowerFit:
-    """`fit` for another device: every part keeps its share of the TDP, the standing part what it adds to a known idle power."""
+    """`fit` for another device: joules stay on one of the same build, otherwise every part keeps its share of the TDP.
+
+    The standing part is at least a known idle power.
+    """
     ratio = tdp_w / fit.tdp_w if fit.tdp_w else 1.0
     reached = "bf16" if "bf16" in fit.peak_flop_per_s else next(iter(fit.peak_flop_per_s))
     fallback = peaks.get(reached) or peaks.get("fp16") or peaks.get("fp32") or max(peaks.values(), default=1.0)
@@ -173,18 +179,22 @@ def scaled(
         arithmetic = name.rpartition(" ")[2] or reached
         lender_peak = fit.peak_flop_per_s.get(arithmetic, fit.peak_flop_per_s[reached])
         joules[name] = value * ratio * lender_peak / peaks.get(arithmetic, fallback)
+    alike = fit.architecture == architecture
     spread = power_files.borrowing_error(fit.architecture)
     return replace(
         fit,
         device=slug,
-        tdp_w=tdp_w,
+        tdp_w=fit.tdp_w if alike else tdp_w,
         bytes_per_s=bytes_per_s,
         peak_flop_per_s=peaks,
+        same_silicon=alike,
         standing_w=max(own_share, (idle or 0.0)),
         waiting_w=fit.waiting_w * ratio,
         active_w={name: value * ratio for name, value in fit.active_w.items()},
-        j_per_byte=fit.j_per_byte * ratio * (fit.bytes_per_s / bytes_per_s if bytes_per_s else 1.0),
-        j_per_flop=joules,
+        j_per_byte=fit.j_per_byte
+        if alike
+        else fit.j_per_byte * ratio * (fit.bytes_per_s / bytes_per_s if bytes_per_s else 1.0),
+        j_per_flop=fit.j_per_flop if alike else joules,
         error_frac=float(np.hypot(fit.error_frac, spread)),
     )
 
@@ -231,12 +241,13 @@ def drawn(done: Work, timed: KernelTime, device: Device, fit: PowerFit | None = 
     longest = np.maximum(time_s, np.finfo(float).tiny)
     standing = fit.standing_w
     demand_w = active_w + (core_j + other_j) / longest
-    within = np.minimum(1.0, (device.tdp_w - standing) / np.maximum(demand_w, 1e-9))  # the TDP holds without being told
+    timed_under_w = fit.tdp_w if fit.same_silicon else device.tdp_w  # which held there without being told
+    within = np.minimum(1.0, (timed_under_w - standing) / np.maximum(demand_w, 1e-9))
     active_w, core_j, other_j = active_w * within, core_j * within, other_j * within
-    cap = device.power_cap_w
-    if cap is None or cap >= device.tdp_w:
+    limit = limit_w(device)
+    if limit >= timed_under_w or np.all(demand_w * within <= limit - standing):
         return Drawn(time_s, active_w * time_s + core_j + other_j, np.ones_like(time_s))
-    return _under(cap - standing, time_s, follows_clock(timed), active_w, core_j, other_j)
+    return _under(limit - standing, time_s, follows_clock(timed), active_w, core_j, other_j)
 
 
 def follows_clock(timed: KernelTime) -> Array:
