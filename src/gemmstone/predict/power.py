@@ -31,7 +31,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from gemmstone.catalog import power_files
+from gemmstone.catalog import device_files, power_files
 from gemmstone.core import dtypes
 from gemmstone.core.calibration import KernelTime
 from gemmstone.core.deployment import Array
@@ -40,6 +40,7 @@ from gemmstone.core.hardware import Device
 from gemmstone.core.power import PowerFit
 from gemmstone.core.work import Op
 from gemmstone.predict.borrowing import RELATIVES, STRANGER
+from gemmstone.predict.law import build_of
 
 IDLE_FRAC = 0.12  # of TDP where no source gives the idle power: H100 SXM idles near 70-90 W of 700 W
 # Groups of operations that are told apart by what they draw while they run; all others are products.
@@ -126,9 +127,9 @@ def error_frac(device: Device) -> float:
 
 
 @lru_cache(maxsize=512)
-def _fit(slug: str, architecture: str, tdp_w: float, idle: float | None, bytes_per_s: float, peaks: tuple[tuple[str, float], ...]) -> PowerFit:  # fmt: skip
+def _fit(slug: str, architecture: str, build: str, tdp_w: float, idle: float | None, bytes_per_s: float, peaks: tuple[tuple[str, float], ...]) -> PowerFit:  # fmt: skip
     own = power_files.fits().get(slug)
-    return own or scaled(lent(slug, architecture), slug, tdp_w, bytes_per_s, dict(peaks), idle, architecture)
+    return own or scaled(lent(slug, architecture), slug, tdp_w, bytes_per_s, dict(peaks), idle, build)
 
 
 def fit_of(device: Device) -> PowerFit:
@@ -137,6 +138,7 @@ def fit_of(device: Device) -> PowerFit:
     return _fit(
         device.slug,
         device.architecture,
+        build_of(device),
         device.tdp_w or 0.0,
         device.idle_w,
         device.memory_bandwidth_bytes_per_s,
@@ -164,7 +166,7 @@ def scaled(
     bytes_per_s: float,
     peaks: Mapping[str, float],
     idle: float | None = None,
-    architecture: str = "",
+    build: str = "",
 ) -> PowerFit:
     """`fit` for another device: joules stay on one of the same build, otherwise every part keeps its share of the TDP.
 
@@ -179,7 +181,7 @@ def scaled(
         arithmetic = name.rpartition(" ")[2] or reached
         lender_peak = fit.peak_flop_per_s.get(arithmetic, fit.peak_flop_per_s[reached])
         joules[name] = value * ratio * lender_peak / peaks.get(arithmetic, fallback)
-    alike = fit.architecture == architecture
+    alike = bool(build) and build == build_of(device_files.find(fit.device))
     spread = power_files.borrowing_error(fit.architecture)
     return replace(
         fit,
