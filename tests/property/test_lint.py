@@ -255,6 +255,8 @@ def test_a_file_that_is_clean_passes(tmp_path: Path) -> None:
         (5, "gemm,h100-sxm,vllm,bf16,1,1024,1e-5", "shifted"),
         (7, "gemm,h100-sxm,vllm,bf16,x,1,1024,1024", "unreadable"),
         (7, "gemm,h100-sxm,vllm,bf16,0,1024,1024,1e-5", "unreadable"),
+        (7, "gemm,h100-sxm,vllm,bf16,8.5,1024,1024,1e-5", "unreadable"),
+        (7, 'gemm,h100-sxm,vllm,bf16,"1\n2",1024,1024,1e-5', "unreadable"),
         (7, "gemm,h100-sxm,vllm,bf16,8,1024,1024,", "unreadable"),
         (7, "gemm,h100-sxm,vllm,bf16,8,1024,1024,nan", "impossible"),
         (9, "gemm,h100-sxm,vllm,bf16,8,1024,1024,-1e-5", "impossible"),
@@ -267,6 +269,17 @@ def test_lines_of_a_file_are_counted_as_a_person_does(tmp_path: Path, line: int,
     (finding,) = poisoned(tmp_path, change)
     assert (finding.kind, finding.rows, finding.severity) == (kind, (line,), LEFT_OUT)
     assert finding.line().startswith(f"own.csv: row {line}: ")
+
+
+def test_rows_behind_a_field_of_two_lines_keep_their_numbers(tmp_path: Path) -> None:
+    def change(lines: list[str]) -> None:
+        lines[6] = 'gemm,h100-sxm,vllm,bf16,"1\n2",1024,1024,1e-5'
+        lines[9] = "gemm,h100-sxm,vllm,bf16,8,1024,1024,-1e-5"
+
+    assert [finding.rows for finding in poisoned(tmp_path, change)] == [
+        (7,),
+        (11,),
+    ]  # the tenth entry, a line further down
 
 
 def test_strict_refuses_and_accept_lets_pass() -> None:

@@ -214,11 +214,24 @@ def test_repeats_of_a_shape_are_joined() -> None:
 def test_a_file_that_is_not_whole_is_refused_or_made_anew(tmp_path: Path) -> None:
     keep(gemm_sample())
     path = calibration_files.own()[0] / f"h100-sxm{measured_files.SUFFIX}"
-    path.write_bytes(path.read_bytes()[:2000])
-    with pytest.raises(BadRequest, match="not a file of measurements"):
-        pricing().price(product(256.0, 4096.0))  # type: ignore[arg-type]
+    whole = path.read_bytes()
+    for content in (b"", b"\x00", b"\x93NUMPY", whole[:2000], whole[:-1], b"PK\x05\x06" + bytes(18)):
+        path.write_bytes(content)
+        assert measured_files.key(path) == ""
+        with pytest.raises(BadRequest, match="not a file of measurements"):
+            pricing().price(product(256.0, 4096.0))  # type: ignore[arg-type]
     keep(gemm_sample())  # calibrating again, as it says
     assert ratio(product(256.0, 4096.0)) == pytest.approx(1.3, rel=1e-4)
+
+
+def test_a_file_that_unpacks_to_too_much_is_not_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "zeros.npz"
+    np.savez_compressed(path, index=np.zeros(100_000))
+    monkeypatch.setattr(measured_files, "MAX_FILE_BYTES", 10_000)
+    assert path.stat().st_size < 10_000
+    assert measured_files.load(path, path.stat().st_mtime_ns) is None
+    with pytest.raises(ValueError, match="too large"):
+        measured_files._opened(path)
 
 
 def test_without_tables_and_measurements_the_package_is_named() -> None:

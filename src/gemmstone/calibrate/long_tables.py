@@ -8,10 +8,11 @@ A row that is no measurement (fields missing or too many, texts where numbers be
 from __future__ import annotations
 
 import csv
+import io
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -29,6 +30,7 @@ NEEDED = ("family", "device", "dtype")
 MAX_CSV_BYTES = 256 << 20
 MAX_ROWS = 5_000_000
 MAX_FIELD_CHARS = 1_000
+SHARES = ("imbalance",)  # numbers of a shape that are no counts
 MAX_EXTRAS, MAX_EXTRA_ROWS = 20, 20_000  # columns and rows of a user's own that are looked at
 
 
@@ -138,7 +140,8 @@ def _csv(path: Path) -> tuple[list[str], Iterator[Row | Finding]]:
         text = path.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError:
         raise BadRequest(f"{path.name} is not text in UTF-8") from None
-    reader = csv.reader(text.splitlines(), skipinitialspace=True)
+    # the ends of lines stay: without them a number that is broken over two lines in quotes would read as another one
+    reader = csv.reader(io.StringIO(text, newline=""), skipinitialspace=True)
     try:
         header = [name.strip() for name in next(reader, [])]
     except csv.Error as error:
@@ -148,10 +151,9 @@ def _csv(path: Path) -> tuple[list[str], Iterator[Row | Finding]]:
     return header, _lines(path, reader, header)
 
 
-def _lines(path: Path, reader: Iterator[list[str]], header: list[str]) -> Iterator[Row | Finding]:
-    number = 1
+def _lines(path: Path, reader: Any, header: list[str]) -> Iterator[Row | Finding]:
     while True:
-        number += 1
+        number = reader.line_num + 1  # of the line that a row starts on: fields in quotes may hold ends of lines
         try:
             fields = next(reader, None)
         except csv.Error as error:
@@ -213,7 +215,7 @@ def _names(spec: Family) -> list[str]:
 
 
 def _size(text: str, name: str) -> float:
-    """A number of a shape: finite and at least 1, or 0 where that means none."""
+    """A number of a shape: whole, finite and at least 1, or 0 where that means none."""
     try:
         value = float(text)
     except ValueError:
@@ -221,6 +223,8 @@ def _size(text: str, name: str) -> float:
     least = LEAST.get(name, 1.0)
     if not (math.isfinite(value) and least <= value <= 1e15):
         raise ValueError(f"{name} is {text[:40]}, not a size")
+    if value != int(value) and name not in SHARES:
+        raise ValueError(f"{name} is {text[:40]}, not a whole number")
     return value
 
 

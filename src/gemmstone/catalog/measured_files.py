@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import os
 import zipfile
+import zlib
 from collections.abc import Callable, Iterable, Mapping
 from functools import lru_cache
 from pathlib import Path
@@ -27,6 +28,19 @@ MAX_FILE_BYTES = 1 << 30
 MAX_KERNELS = 2_000
 FORMAT = 1
 AMOUNTS = ("flop", "read_bytes", "write_bytes", "wire_bytes")
+# What a file that was cut off, or is another thing, makes the readers of archives, arrays and JSON raise.
+UNREADABLE = (
+    OSError,
+    EOFError,
+    ValueError,
+    LookupError,
+    TypeError,
+    AttributeError,
+    RuntimeError,  # a password, and NotImplementedError: a packing that nobody knows
+    MemoryError,
+    zipfile.BadZipFile,
+    zlib.error,
+)
 TEXTS = ("family", "device", "engine", "version", "variant", "kernel")
 
 
@@ -73,25 +87,31 @@ def find(device: str, engine: str, version: str = "") -> tuple[MeasuredKernel, .
 def load(path: Path, changed_ns: int) -> tuple[MeasuredKernel, ...] | None:
     """The kernels in a file; None of one that is not whole or of another layout. `changed_ns` tells versions apart."""
     try:
-        if path.stat().st_size > MAX_FILE_BYTES:
-            return None
-        with np.load(path, allow_pickle=False) as archive:
+        with _opened(path) as archive:
             index = json.loads(str(archive["index"]))
             if index["format"] != FORMAT or len(index["kernels"]) > MAX_KERNELS:
                 return None
             return tuple(_kernel(entry, archive) for entry in index["kernels"])
-    except (OSError, ValueError, KeyError, TypeError, zipfile.BadZipFile):
+    except UNREADABLE:
         return None
 
 
 def key(path: Path) -> str:
     """What the file at a path was made from, as its maker wrote it; "" of none that can be read."""
     try:
-        with np.load(path, allow_pickle=False) as archive:
+        with _opened(path) as archive:
             index = json.loads(str(archive["index"]))
             return str(index["key"]) if index["format"] == FORMAT else ""
-    except (OSError, ValueError, KeyError, TypeError, zipfile.BadZipFile):
+    except UNREADABLE:
         return ""
+
+
+def _opened(path: Path) -> Any:
+    """The archive at a path, of which nothing is read yet. Raises one of UNREADABLE where it is none, or unpacks to too much."""
+    with zipfile.ZipFile(path) as file:
+        if sum(entry.file_size for entry in file.infolist()) > MAX_FILE_BYTES:
+            raise ValueError("too large")
+    return np.load(path, allow_pickle=False)
 
 
 def save(path: Path, kernels: Iterable[MeasuredKernel], key: str = "") -> None:

@@ -23,6 +23,7 @@ from gemmstone.simulate import documents
 from gemmstone.simulate.efficiency import efficiency
 from gemmstone.simulate.energy_document import energy
 from gemmstone.simulate.pool_metrics import respond, usd_per_hour
+from gemmstone.simulate.pools import workers
 from gemmstone.simulate.scenario import limited
 
 LOSSY_BYTES = 1.9  # an element narrower than this loses something against 16 bits
@@ -47,7 +48,7 @@ def document(
     best = found.ranked[0] if found.ranked else None
     shown = best or found.nearest
     body: dict[str, Any] = {
-        "warnings": documents.warnings(shown.answer, shown.point) if shown else [],
+        "warnings": _warnings(shown, economics) if shown else [],
         "model": question.model,
         "workload": asdict(question.workload),
         "slo": {TARGETS[name]: bound for name, bound in question.slo.items()},
@@ -86,6 +87,19 @@ def document(
     else:
         body["fallback"] = _fallback(question, found.nearest, economics, budget_usd_per_hour)
     return body
+
+
+def _warnings(shown: Candidate, economics: Callable[[Device], Economics]) -> list[str]:
+    """What predict would warn of at this load: the search's pricing is shared, so what it noted is of all candidates."""
+    for worker in workers(shown.made):
+        worker.pricing.forget()
+    respond(shown.made, shown.answer.workload, economics, shown.loads[shown.point : shown.point + 1])
+    return [
+        *documents.warnings(shown.answer, shown.point),
+        *documents.extrapolations(shown.made),
+        *documents.fallbacks(shown.made),
+        *documents.measured_with(shown.made),
+    ]
 
 
 def _entry(candidate: Candidate, economics: Callable[[Device], Economics]) -> dict[str, Any]:
