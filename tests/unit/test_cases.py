@@ -38,11 +38,6 @@ class TestRow:
     def test_offline_needs_no_load(self):
         assert rows.scenario({**ROW, "mode": "offline", "load": "none"}).workload.load == 1
 
-    @pytest.mark.parametrize("column", rows.NOT_YET)
-    def test_what_is_not_modelled_is_refused_rather_than_ignored(self, column):
-        with pytest.raises(BadRequest, match=column):
-            rows.scenario({**ROW, column: "1"})
-
     @pytest.mark.parametrize("column", ["tp", "pp", "dp", "ep", "attention_dp", "num_devices", "max_num_seqs"])
     @pytest.mark.parametrize("text", ["0", "-2", "1.5", "1e9", "nan", "two", "9" * 100])
     def test_counts_are_whole_and_positive(self, column, text):

@@ -162,10 +162,9 @@ def _open_loop(system: System, workload: Workload, rates: Array, size: Lengths) 
 
     found = queues(rates)
     busier = np.minimum(rates * SLOWER, (rates + saturated) / 2.0)
+    beside = list(zip(found, queues(busier), strict=True))
     steepness = {
-        name: np.array(
-            [np.log(getattr(more, name) / getattr(own, name)) for own, more in zip(found, queues(busier), strict=True)]
-        )
+        name: np.array([_log_ratio(getattr(more, name), getattr(own, name)) for own, more in beside])
         / np.log(busier / rates)
         for name in ("ttft_s", "tpot_s", "e2e_s")
     }
@@ -181,6 +180,11 @@ def _open_loop(system: System, workload: Workload, rates: Array, size: Lengths) 
         requests_per_s=np.asarray(rates, dtype=float),
         steepness=steepness,
     )
+
+
+def _log_ratio(more: float, own: float) -> float:
+    """ln(more / own); 0 of a time that there is none of, as an encoder's between tokens."""
+    return float(np.log(more / own)) if own > 0 else 0.0
 
 
 def _energy(system: System, steady: Steady, workload: Workload, economics: Economics) -> Energy | None:

@@ -141,7 +141,8 @@ def era(scenario: Scenario) -> str:
     """
     version, engine = scenario.choice.engine_version, engine_files.find(scenario.engine)
     if scenario.workload.mode == "batch" and not version:
-        bandwidth = load_cluster(Hardware(scenario.hardware, scenario.num_devices)).device.memory_bandwidth_bytes_per_s
+        hardware = Hardware(scenario.hardware, scenario.num_devices, scenario.edits)
+        bandwidth = load_cluster(hardware).device.memory_bandwidth_bytes_per_s
         return "static" if bandwidth >= engine.static_from_bytes_per_s else ""
     return calibration_files.era(engine.name, version)
 

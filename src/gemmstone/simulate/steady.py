@@ -33,6 +33,7 @@ RESIDENT_OUTPUT_FRAC = (
 )
 MOST_WAVES = 64.0  # later waves are as good as steady
 WAIT_ROUNDS = 10  # of the fixed point of a queue: what is left halves with each, to 0.1%
+MOST_HELD_BACK = 0.25  # of an answer before its first token is sent; no measured answer is so short that this counts
 BUSIEST = 0.98  # share of the steps with prompts beyond which a closed loop cannot queue
 
 
@@ -172,7 +173,7 @@ def closed_loop(
     if prefill_first:  # steps with prompts come between those that give tokens
         step_s = tpot_s / (1.0 + np.maximum(tpot_s - points.decode_s, 0.0) / points.mixed_s)
     steps = host.first_token_steps + (host.attention_dp_steps if timer.deployment.attention_dp > 1 else 0.0)
-    ttft_s = start_s + slot_wait_s + front_s + steps * step_s * min(1.0, later)
+    ttft_s = start_s + slot_wait_s + front_s + min(steps, MOST_HELD_BACK * later) * step_s
     e2e_s = np.maximum(ttft_s + later * tpot_s, in_flight / capacity)  # Little's law again
     requests_per_s = in_flight / e2e_s * busy
     return Steady(
