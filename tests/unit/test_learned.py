@@ -201,7 +201,7 @@ def test_a_device_of_another_architecture_than_its_lender_is_priced_by_the_forms
     assert learned.time_s.tolist() == plain.time_s.tolist()
 
 
-@pytest.mark.parametrize(("device", "lender"), [("h100-pcie", "h100-sxm"), ("b300-sxm", "b200-sxm")])
+@pytest.mark.parametrize(("device", "lender"), [("gh200", "h100-sxm"), ("b300-sxm", "b200-sxm")])
 def test_a_relative_of_the_same_architecture_lends_what_was_learned_too(device: str, lender: str) -> None:
     plain, learned = (pricing(fidelity, device=device).price(OPS["gemm"]) for fidelity in ("calibrated", "learned"))
     own_plain, own = (pricing(fidelity, device=lender).price(OPS["gemm"]) for fidelity in ("calibrated", "learned"))

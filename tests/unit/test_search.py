@@ -43,7 +43,7 @@ class TestRanking:
         [
             {"slo": {"tpot": 0.02}},
             {"slo": {"tpot": 0.02}, "rate": 40.0},
-            {"slo": {"ttft": 0.4}, "hardware": ("2xa100-sxm-80gb",)},
+            {"slo": {"ttft": 0.5}, "hardware": ("2xa100-sxm-80gb",)},
             {"slo": {"e2e": 2.5}, "objective": "cost"},
             {"rate": 30.0, "objective": "latency"},
         ],
