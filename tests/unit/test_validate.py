@@ -8,6 +8,7 @@ import pytest
 
 from gemmstone import api
 from gemmstone.core.errors import BadRequest
+from gemmstone.ops.collective import all_reduce
 from gemmstone.ops.matmul import gemm
 from gemmstone.predict.pricing import Pricing
 from gemmstone.simulate.scenario import Hardware, load_cluster
@@ -190,6 +191,18 @@ def test_a_kernel_is_priced_alone():
     assert rate.value == pytest.approx(2 * 4096 * 4096 * 8192 / time.value)
     assert rate.low < rate.value < rate.high
     assert "not computed for a kernel" in other.problem
+
+
+def test_a_collective_alone_is_that_of_the_library() -> None:
+    """Tables of collectives time the library, not an engine's own all-reduce, which is quicker with small messages."""
+    row = {"hardware": "h100-sxm", "op": "all_reduce", "ranks": "8", "message_bytes": "16384"}
+    (alone,) = checks([Fact(id="c", kind="collectives", row=row, measured={"time_s": 2e-5})])
+    cluster = load_cluster(Hardware("h100-sxm", 8))
+    library, engine = (
+        float(Pricing(cluster=cluster, engine=name).price(all_reduce("c", message_bytes=16384.0, ranks=8)).time_s)
+        for name in ("nccl", "vllm")
+    )
+    assert alone.value == library > 2 * engine
 
 
 @pytest.mark.parametrize(

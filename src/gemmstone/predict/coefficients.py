@@ -37,6 +37,7 @@ KERNELS_OF: dict[str, tuple[str, ...]] = {
     "vllm": ("vllm", "sglang", "trtllm"),
     "sglang": ("sglang", "vllm", "trtllm"),
     "trtllm": ("trtllm", "vllm", "sglang"),
+    "nccl": ("nccl",),  # the library by itself, as benchmarks of collectives time it
 }
 GENERIC = ("vllm", "trtllm", "sglang")
 UNPACKED = ("int4", "mxfp4")  # formats of 4-bit weights that are multiplied in bf16

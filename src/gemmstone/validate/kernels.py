@@ -1,7 +1,8 @@
 """Single kernels: the time of one product of matrices or one collective, as measured and as priced; and steps of training.
 
 A row has `hardware` and `op`; of a gemm m, n, k and dtype, of a collective ranks and message_bytes. Measured is time_s, or
-flop_per_s where a source prints the rate.
+flop_per_s where a source prints the rate. Collectives are NCCL's, which is what such tables time (Vidur through
+torch.distributed, APEX+ through CuPy, both outside of graphs), not the all-reduces that engines bring along.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from gemmstone.core.errors import BadRequest
 from gemmstone.core.work import Op
 from gemmstone.ops.collective import all_gather, all_reduce, all_to_all, reduce_scatter, send_recv
 from gemmstone.ops.matmul import gemm
+from gemmstone.predict.coefficients import SHARED
 from gemmstone.predict.pricing import Pricing
 from gemmstone.simulate.metrics import Z80
 from gemmstone.simulate.scenario import Hardware, check_fidelity, load_cluster
@@ -69,13 +71,13 @@ def timed(row: Row, fidelity: str = "calibrated") -> Timed:
         output = "fp32" if dtype in ("fp32", "tf32") else "bf16"
         op = gemm(name, m=m, n=n, k=k, weights=dtype, activations=dtype, output=output)
         op = replace(op, shape={**op.shape, "quantize_bytes": 0.0})  # both factors came in that format
-        ranks = 1
+        ranks, engine = 1, "generic"
     elif name in COLLECTIVES:
-        ranks = int(_count(row, "ranks"))
+        ranks, engine = int(_count(row, "ranks")), SHARED
         op = COLLECTIVES[name](name, message_bytes=_count(row, "message_bytes"), ranks=ranks)
     else:
         raise BadRequest(f"unknown op {name[:40]!r}: gemm, {', '.join(COLLECTIVES)}, {OP}")
-    pricing = _pricing(row.get("hardware", ""), ranks, fidelity)
+    pricing = _pricing(row.get("hardware", ""), ranks, engine, fidelity)
     found = pricing.price(op)
     return Timed(
         device=pricing.cluster.device.slug,
@@ -87,8 +89,8 @@ def timed(row: Row, fidelity: str = "calibrated") -> Timed:
 
 
 @lru_cache(maxsize=256)
-def _pricing(hardware: str, ranks: int, fidelity: str) -> Pricing:
-    return Pricing(cluster=load_cluster(Hardware(hardware, ranks)), engine="generic", fidelity=fidelity)
+def _pricing(hardware: str, ranks: int, engine: str, fidelity: str) -> Pricing:
+    return Pricing(cluster=load_cluster(Hardware(hardware, ranks)), engine=engine, fidelity=fidelity)
 
 
 def _count(row: Row, column: str) -> float:
