@@ -143,6 +143,7 @@ BAD_ROWS = {
     "unknown format": ("model,hardware,weights", "gpt2,h100-sxm,fp7", "fp7"),
     "cap below idling": ("model,hardware,power_cap_w", "gpt2,h100-sxm,60", "draws 130 W between kernels"),
     "no cap": ("model,hardware,power_cap_w", "gpt2,h100-sxm,much", "power cap"),
+    "a cap of no device": ("model,hardware,power_cap_w", "gpt2,h100-sxm,1e99", "at most 1e+06 W"),
     "one pool alone": ("model,hardware,prefill", "gpt2,h100-sxm,2*tp4", "give decode too"),
     "no pool": ("model,hardware,prefill,decode", "gpt2,h100-sxm,2xtp4,1*tp1", "no pool"),
     "degree beside pools": ("model,hardware,prefill,decode,tp", "gpt2,h100-sxm,1*tp1,1*tp1,2", "bring their own"),

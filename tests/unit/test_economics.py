@@ -181,11 +181,29 @@ def test_a_cloud_region_brings_its_own_pue() -> None:
         ({"hours": "8-18"}, "--carbon-profile"),
         ({"battery": "0Wh"}, "battery"),
         ({"battery": "60 kg"}, "unit"),
+        ({"pue": "1.2"}, "PUE must be a number"),
     ],
 )
 def test_what_is_impossible_is_refused_in_a_line(options: dict[str, Any], says: str) -> None:
     with pytest.raises(BadRequest, match=says):
         money(**options)
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"utilization_frac": 0.0},
+        {"energy_scope": "galaxy"},
+        {"embodied_kg_per_device": 150.0},
+        {"embodied_kg_per_device": 150.0, "lifetime_s": 0.0},
+        {"pue": 0.5},
+        {"usd_per_device_hour": float("nan")},
+        {"battery_j": -1.0},
+    ],
+)
+def test_what_is_impossible_is_refused_without_texts_too(fields: dict[str, Any]) -> None:
+    with pytest.raises(BadRequest):
+        api.Money(**fields)
 
 
 def profile(path: Path, text: str) -> Path:
@@ -256,6 +274,8 @@ def test_files_that_are_too_long_or_no_text_are_refused(tmp_path: Path, monkeypa
     monkeypatch.setattr(carbon_profile, "MAX_BYTES", 10)
     with pytest.raises(BadRequest, match="larger than"):
         carbon_profile.read(profile(tmp_path, DAY))
+    with pytest.raises(BadRequest, match="larger than"):
+        carbon_profile.read("/dev/zero")  # a device without an end
 
 
 @pytest.mark.parametrize("hours", ["", "8", "8-25", "24-1", "5-5", "a-b", "1-2-3", "8 - "])

@@ -59,6 +59,9 @@ def test_a_document_of_a_run() -> None:
         {"flop": -1.0, "mfu": 0.5},
         {"flop": 1e20, "mfu": 0.5, "dtype": "ternary"},
         {"hours": 1.0, "power": "650 kg"},
+        {"hours": 1.0, "power": "-650W"},
+        {"hours": 1.0, "power": "0W"},
+        {"hours": 1.0, "power": "1e99W"},
     ],
 )
 def test_runs_that_make_no_sense_are_refused(asked: dict[str, float]) -> None:

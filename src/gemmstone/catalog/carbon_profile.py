@@ -9,6 +9,7 @@ The hours are those of the file, whatever their time zone.
 from __future__ import annotations
 
 import csv
+import io
 import math
 import re
 from collections.abc import Iterator, Sequence
@@ -50,10 +51,11 @@ def read(path: str | Path) -> Profile:
     path = Path(path)
     name = "".join(c if c.isprintable() else "?" for c in path.name[:60])
     try:
-        if path.stat().st_size > MAX_BYTES:
+        with path.open("rb") as file:
+            content = file.read(MAX_BYTES + 1)  # a device has no size to ask for and no end
+        if len(content) > MAX_BYTES:
             raise BadRequest(f"{name} is larger than {MAX_BYTES >> 20} MiB: a year of hours has 8760 rows")
-        with path.open(encoding="utf-8-sig", newline="") as file:
-            return _profile(csv.reader(file), name)
+        return _profile(csv.reader(io.StringIO(content.decode("utf-8-sig"), newline="")), name)
     except (OSError, ValueError, csv.Error) as error:  # ValueError: a zero byte in the name, or no UTF-8
         raise BadRequest(f"cannot read {name!r} as a CSV of carbon by hour: {str(error)[:100]}") from None
 

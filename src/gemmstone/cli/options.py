@@ -73,7 +73,10 @@ HOURS = Annotated[str | None, typer.Option(help="Hours of the day the profile is
 BATTERY = Annotated[str | None, typer.Option(help="Energy of a battery that feeds the devices, as 60Wh.")]
 SCOPE = Annotated[str, typer.Option(help="What energy counts: device, node or facility.")]
 FIDELITY = Annotated[
-    str, typer.Option(help="limit (datasheet bound), calibrated (fitted physics) or learned (corrected).")
+    str,
+    typer.Option(
+        help="limit (datasheet bound), calibrated (fitted physics), learned (corrected) or measured (interpolated)."
+    ),
 ]
 REPORT = Annotated[str | None, typer.Option(help="Write a self-contained HTML page here.")]
 JSON = Annotated[bool, typer.Option("--json", help="Print one JSON document and nothing else.")]

@@ -45,6 +45,22 @@ class Money:
     hours: tuple[int, ...] = tuple(range(HOURS))
     battery_j: float | None = None
 
+    def __post_init__(self) -> None:
+        """Refuses what is impossible, whoever made it."""
+        _within(self.usd_per_device_hour, 0.0, MAX_PRICE, "the price", " USD an hour")
+        _within(self.pue, 1.0, MAX_PUE, "the PUE")
+        _within(self.utilization_frac, LEAST_UTILIZATION, 1.0, "the utilization")
+        _within(self.host_load_frac, 0.0, 1.0, "the load of the host")
+        _within(self.embodied_kg_per_device, 0.0, MAX_EMBODIED_KG, "embodied carbon", " kg a device")
+        _within(self.lifetime_s, 3600.0, MAX_LIFETIME_S, "the lifetime", " s")
+        _within(self.battery_j, 1.0, 1e15, "the battery's energy", " J")
+        if self.energy_scope not in SCOPES:
+            raise BadRequest(f"unknown energy scope {self.energy_scope!r}: one of {', '.join(SCOPES)}")
+        if (self.embodied_kg_per_device is None) != (self.lifetime_s is None):
+            raise BadRequest(
+                "embodied carbon needs both --embodied-kgco2 and the years it is spread over, as --lifetime 5y"
+            )
+
     def economics(self, device: Device) -> Economics:
         """Prices and carbon to count with on a device."""
         price = self.usd_per_device_hour
@@ -109,35 +125,20 @@ def money(
     battery: str | None = None,
 ) -> Money:
     """Money from texts; BadRequest, in one line, for what is impossible or says too little."""
-    usd = None if price is None else units.parse(price, "usd_per_h")
-    _within(usd, 0.0, MAX_PRICE, "the price", " USD an hour")
-    _within(pue, 1.0, MAX_PUE, "the PUE")
-    _within(utilization, LEAST_UTILIZATION, 1.0, "the utilization")
-    _within(host_load, 0.0, 1.0, "the load of the host")
-    if energy_scope not in SCOPES:
-        raise BadRequest(f"unknown energy scope {energy_scope!r}: one of {', '.join(SCOPES)}")
-    if (embodied_kgco2 is None) != (lifetime is None):
-        raise BadRequest(
-            "embodied carbon needs both --embodied-kgco2 and the years it is spread over, as --lifetime 5y"
-        )
     if hours is not None and carbon_profile is None:
         raise BadRequest("--hours chooses from carbon by hour: give it with --carbon-profile FILE")
-    life_s = None if lifetime is None else units.parse(lifetime, "s")
-    _within(life_s, 3600.0, MAX_LIFETIME_S, "the lifetime", " s")
-    battery_j = None if battery is None else units.parse(battery, "j")
-    _within(battery_j, 1.0, 1e15, "the battery's energy", " J")
     return Money(
-        usd_per_device_hour=usd,
+        usd_per_device_hour=None if price is None else units.parse(price, "usd_per_h"),
         region=region,
         pue=pue,
         energy_scope=energy_scope,
         utilization_frac=utilization,
         host_load_frac=host_load,
         embodied_kg_per_device=None if embodied_kgco2 is None else _embodied_kg(embodied_kgco2),
-        lifetime_s=life_s,
+        lifetime_s=None if lifetime is None else units.parse(lifetime, "s"),
         profile=None if carbon_profile is None else _profile(carbon_profile),
         hours=tuple(range(HOURS)) if hours is None else _span(hours),
-        battery_j=battery_j,
+        battery_j=None if battery is None else units.parse(battery, "j"),
     )
 
 
@@ -146,7 +147,11 @@ def _profile(path: str) -> Profile:
 
 
 def _within(value: float | None, low: float, high: float, what: str, unit: str = "") -> None:
-    if value is not None and not low <= value <= high:  # NaN is not within either
+    if value is None:
+        return
+    if not isinstance(value, int | float):
+        raise BadRequest(f"{what} must be a number, not {str(value)[:40]!r}")
+    if not low <= value <= high:  # NaN is not within either
         raise BadRequest(f"{what} must lie between {low:g} and {high:g}{unit}, not {value:g}")
 
 

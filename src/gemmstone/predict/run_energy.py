@@ -20,6 +20,7 @@ from gemmstone.predict.economics import SECONDS_PER_HOUR, Economics, kg_co2
 from gemmstone.predict.power import idle_w
 
 MAX_HOURS = 1e6
+MAX_W = 1e6
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,6 +56,9 @@ def of_run(
     """
     if not 0 < hours <= MAX_HOURS:
         raise BadRequest(f"a run has to last more than 0 and at most {MAX_HOURS:g} hours, not {hours:g}")
+    for watts in (device_w, node_w):
+        if watts is not None and not 0 < watts <= MAX_W:
+            raise BadRequest(f"a device has to draw more than 0 and at most {MAX_W:g} W, not {watts:g}")
     drawn_w = training_w(device) if device_w is None else device_w
     wall_w = node_w
     if wall_w is None:

@@ -10,6 +10,7 @@ from gemmstone.core.errors import BadRequest
 from gemmstone.graph import techniques
 
 SEPARATOR = ";"  # between techniques in a cell of a CSV file
+MAX_CAP_W = 1e6  # far above any device: another unit was meant
 
 
 def chosen(
@@ -46,4 +47,6 @@ def capped(watts: str | None) -> tuple[str, ...]:
         raise BadRequest(f"a power cap is written as 500W, not {watts[:40]!r}") from None
     if not 0 < value < math.inf:
         raise BadRequest(f"a power cap must be a positive number of watts, not {watts[:40]!r}")
+    if value > MAX_CAP_W:
+        raise BadRequest(f"a power cap is of one device and at most {MAX_CAP_W:g} W, not {watts[:40]!r}")
     return (f"power.cap={value:g} W",)
