@@ -44,6 +44,18 @@ def test_energy_falls_and_then_rises_as_the_limit_falls() -> None:
     assert all(later >= earlier * 0.999 for earlier, later in itertools.pairwise(spent[least:]))
 
 
+def test_every_limit_is_tried_once_whatever_the_tdp() -> None:
+    for tdp_w in (15.0, 72.0, 350.0, 700.0, 1200.0):
+        tried = caps.limits_w(tdp_w)
+        assert tried == sorted(set(tried))
+        assert len(tried) >= 9
+        assert 0.2 * tdp_w < tried[0] <= 0.3 * tdp_w
+        assert tried[-1] < tdp_w
+    small = plan(hardware=("1xl4",), weights=("fp8",), objective="energy")["candidates"]
+    named = [(c["deployment"]["power_cap_w"], c["deployment"]["kv_cache"]) for c in small]
+    assert len(named) == len(set(named))
+
+
 def test_targets_hold_under_the_limit() -> None:
     free = plan(objective="energy")["best"]["metrics"]["tpot_s"]["value"]
     bound = plan(objective="energy", slo={"tpot": 0.7 * free})["best"]["metrics"]["tpot_s"]["value"]

@@ -24,8 +24,10 @@ from gemmstone.simulate.system import System, assemble
 
 OBJECTIVES = ("energy", "carbon")
 STEPS = np.arange(0.30, 1.0, 0.05)  # limits that are tried, of the TDP
+ROUND_FROM_W = 200.0  # a grid of 5% in tens of watts would name limits twice below it
 LEADERS = 5  # deployments that are tried under limits
 LEAST_ROOM = 1.1  # times standing power: drivers refuse limits near to what a device draws anyway
+LEAST = {"NVIDIA": " (nvidia-smi -q -d POWER shows the least that its driver takes)"}
 COMMANDS = {"NVIDIA": "sudo nvidia-smi -pl {watts:.0f}", "AMD": "sudo rocm-smi --setpoweroverdrive {watts:.0f}"}
 
 
@@ -39,14 +41,20 @@ def tried(lead: Candidate, economics: Callable[[Device], Economics]) -> Iterator
     device = lead.system.cluster.device
     if not device.tdp_w:
         return
-    for share in STEPS:
-        watts = float(np.floor(share * device.tdp_w / 10.0) * 10.0) or device.tdp_w * float(share)
+    for watts in limits_w(device.tdp_w):
         if watts > LEAST_ROOM * power.fit_of(device).standing_w:
             try:
                 answer = respond(under(lead.made, watts), lead.answer.workload, economics, lead.loads)
             except GemmstoneError:
                 continue
             yield lead._replace(answer=answer)
+
+
+def limits_w(tdp_w: float) -> list[float]:
+    """The limits that are tried on a device of this TDP, in whole watts, of large devices in tens; each once."""
+    step_w = 10.0 if tdp_w >= ROUND_FROM_W else 1.0
+    floored = np.floor(STEPS * tdp_w / step_w) * step_w
+    return [float(watts) for watts in np.unique(floored) if watts > 0]
 
 
 def under(made: System | Pools, watts: float) -> System | Pools:
@@ -69,5 +77,5 @@ def command(device: Device, *, pools: bool = False) -> str:
         return ""
     known = COMMANDS.get(device.vendor)
     where = "for the devices of the decode workers, chosen with -i" if pools else "on every node"
-    line = f"# {where}: a limit of {device.power_cap_w:.0f} W"
+    line = f"# {where}: a limit of {device.power_cap_w:.0f} W{LEAST.get(device.vendor, '')}"
     return f"{line}\n{known.format(watts=device.power_cap_w)}" if known else line
