@@ -86,7 +86,7 @@ def test_a_format_without_a_fit_takes_as_much_power_at_its_peak() -> None:
     assert power.j_per_flop(FIT, "attention", "bf16") == 0.4e-12
 
 
-@pytest.mark.parametrize("slug", ["a100-sxm-80gb", "b200-sxm", "gb200", "h100-sxm", "h200-sxm"])
+@pytest.mark.parametrize("slug", ["a100-sxm-40gb", "b200-sxm", "gb200", "h100-sxm", "h200-sxm"])
 def test_fitted_devices_stay_within_their_limits(slug) -> None:
     device, fit = device_files.find(slug), power_files.fits()[slug]
     assert power.idle_w(device) < fit.standing_w < 0.3 * device.tdp_w
@@ -138,6 +138,7 @@ def test_a_card_with_less_power_cannot_keep_the_clock_of_its_build() -> None:
     reading = KernelTime(np.array([read_s]), memory_s=np.array([read_s]))
     kept = power.drawn(power.Work(np.array([2e9]), np.array([1e9]), "products", "bf16"), reading, pcie, fit)
     assert float(kept.time_s[0]) == pytest.approx(read_s)
+    assert power.fit_of(device_files.find("h100-nvl")).same_silicon
     assert not power.fit_of(lender).same_silicon
     for other in ("mi300x", "a10"):
         assert not power.fit_of(device_files.find(other)).same_silicon, "another build keeps shares of the TDP"

@@ -61,8 +61,8 @@ THINNED = 3  # every third served row says what the host takes
 # Devices by what was measured of them.
 ARCHITECTURES = {"h100-sxm": "h200-sxm", "b200-sxm": "b200-sxm"}  # with served models -> whose kernels are theirs too
 KERNELS_ALONE = {"h200-sxm": "h100-sxm", "gb200": "b200-sxm"}  # -> whose fit they start from
-SERVED_ALONE = {"a100-sxm-80gb": "h100-sxm"}
-BORROWED = {"h100-sxm": "b200-sxm", "b200-sxm": "h100-sxm", "a100-sxm-80gb": "h100-sxm"}  # left out -> whose stand in
+SERVED_ALONE = {"a100-sxm-40gb": "h100-sxm"}
+BORROWED = {"h100-sxm": "b200-sxm", "b200-sxm": "h100-sxm", "a100-sxm-40gb": "h100-sxm"}  # left out -> whose stand in
 FITTED_FAMILIES = ("gemm", "attention_prefill", "attention_decode", "grouped_gemm")
 
 

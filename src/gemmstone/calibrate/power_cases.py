@@ -27,7 +27,7 @@ from gemmstone.simulate.scenario import Scenario, at_the_limit
 from gemmstone.simulate.system import System
 
 ML_ENERGY, ANL = "energy_mlenergy_llm.csv", "energy_anl_power.csv"
-DEVICES = {"H100": "h100-sxm", "B200": "b200-sxm", "Nvidia H100 GPU": "h100-sxm", "Nvidia A100 GPU": "a100-sxm-80gb"}
+DEVICES = {"H100": "h100-sxm", "B200": "b200-sxm", "Nvidia H100 GPU": "h100-sxm", "Nvidia A100 GPU": "a100-sxm-40gb"}
 ENGINES = {"vLLM": "vllm", "TensorRT-LLM": "trtllm", "Deepspeed-MII": "deepspeed"}
 # Mean prompt of each task: not in the table. What the throughput of half of the (model, device) groups says (calibrate.power),
 # with the host's time of a step; a task that is not here has images, whose number is not published either.

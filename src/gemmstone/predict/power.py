@@ -150,13 +150,13 @@ def lent(slug: str, architecture: str, without: str = "") -> PowerFit:
     """The fit of the nearest relative: of its architecture, else of one whose kernels it borrows; `without` is never taken."""
     known = [fit for name, fit in power_files.fits().items() if name not in (slug, without)]
     alike = [fit for fit in known if fit.architecture == architecture]
-    near = [
-        fit
-        for name in (*RELATIVES.get(architecture, STRANGER).lenders, *STRANGER.lenders)
-        for fit in known
-        if fit.device == name
-    ]
+    builds = [_build(name) for name in (*RELATIVES.get(architecture, STRANGER).lenders, *STRANGER.lenders)]
+    near = [fit for build in builds for fit in known if _build(fit.device) == build]
     return (alike + near + known)[0]
+
+
+def _build(slug: str) -> str:
+    return build_of(device_files.find(slug))
 
 
 def scaled(
@@ -181,7 +181,7 @@ def scaled(
         arithmetic = name.rpartition(" ")[2] or reached
         lender_peak = fit.peak_flop_per_s.get(arithmetic, fit.peak_flop_per_s[reached])
         joules[name] = value * ratio * lender_peak / peaks.get(arithmetic, fallback)
-    alike = bool(build) and build == build_of(device_files.find(fit.device))
+    alike = bool(build) and build == _build(fit.device)
     spread = power_files.borrowing_error(fit.architecture)
     return replace(
         fit,
