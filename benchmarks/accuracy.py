@@ -38,6 +38,7 @@ FITTED = {
     STATIC: (engines.STATIC, engines.STATIC_PRIOR),
 }
 ANSWERED_BAR = 0.98
+HELD_OUT_FOLDS = 5
 BAND_BARS = (0.70, 0.90)  # of measured values inside the 80% band
 DEVICE_ROWS, DEVICE_BAR = 10, 2.0  # a device with so many rows may be off by so many times the median of all
 # file -> what the verb validate calls its kind
