@@ -123,6 +123,15 @@ def test_nearly_every_case_is_answered(found: list[Check]) -> None:
     assert sum(check.answered for check in found) >= 0.98 * len(found)
 
 
+@pytest.mark.parametrize("name", ["fitted", "never fitted"])
+def test_seven_to_nine_in_ten_measured_values_lie_in_the_80_percent_band(found: list[Check], name: str) -> None:
+    """A band that holds less is too narrow, one that holds more says nothing; on rows that no coefficient saw, too."""
+    (group,) = (group for group in groups(found, "fitted") if group.name == name)
+    assert group.answered >= 200
+    assert group.band_coverage is not None
+    assert 0.7 <= group.band_coverage <= 0.9, f"{group.band_coverage:.1%} of {group.answered} values {name}"
+
+
 # The bounds -----------------------------------------------------------------------------------------------------------
 
 

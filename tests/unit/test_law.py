@@ -80,6 +80,28 @@ def test_what_is_left_out_lies_where_the_law_says(build: str) -> None:
     assert 0.55 < np.mean(inside) < 0.99
 
 
+def test_bands_are_as_wide_as_four_in_five_times_inside_them_need() -> None:
+    """Normal errors of twice the spread need four times its square; the noise takes its part of the band first."""
+    random = np.random.default_rng(1)
+    spread = np.full(20_000, 0.2)
+    off = np.abs(random.normal(0.0, np.hypot(0.3, 0.1), spread.size))
+    assert transfer._width([(off[:9_000], spread[:9_000]), (off[9_000:], spread[9_000:])], 0.1) == pytest.approx(
+        2.25, rel=0.07
+    )
+    assert transfer._width([], 0.1) == 0.0
+
+
+def test_graphics_cards_have_wider_bands_than_builds_with_stacked_memory() -> None:
+    """What the law says of them was further off where one was left out: their spread is theirs, and no other's."""
+    assert SHIPPED.widths["plain"] > 2 * SHIPPED.widths["stacked"] > 0
+    narrower = SHIPPED._replace(widths=dict.fromkeys(SHIPPED.widths, SHIPPED.widths["stacked"]))
+    for slug, factor in (("l40s", SHIPPED.widths["plain"] / SHIPPED.widths["stacked"]), ("v100-sxm-32gb", 1.0)):
+        kernel = [Kernel("vllm", "bf16", "", slug)]
+        told, less = law.prior(SHIPPED, kernel), law.prior(narrower, kernel)
+        assert told.covariance == pytest.approx(factor * less.covariance)
+        assert told.mean == pytest.approx(less.mean)
+
+
 def test_a_build_that_nobody_measured_borrows_by_the_law_with_an_error_of_its_own() -> None:
     device = device_files.find("l40s")
     lent = lender(device)

@@ -104,7 +104,7 @@ def fit_law(family: str, measured: Sequence[Set], coefficients: Mapping[str, Coe
                 logs[index] = solve(family, [measured[index]], prior.mean[place], sure, names) - shift[index]
         found = Law(family, names, kernels, logs, variances(family, names, kernels, logs))
     found = found._replace(noise=_noise(found, measured))
-    return found._replace(width=_width(found, measured))
+    return found._replace(widths=widths(found, measured))
 
 
 def without(law: Law, devices: Iterable[str]) -> Law:
@@ -176,23 +176,35 @@ def _noise(law: Law, measured: Sequence[Set]) -> float:
     return float(np.quantile(np.abs(np.concatenate(errors)), 0.8) / 1.2816)
 
 
-def _width(law: Law, measured: Sequence[Set]) -> float:
-    """The factor on the covariance with which 80% of the times of builds left out lie inside the 80% band, pooled."""
+def widths(law: Law, measured: Sequence[Set]) -> dict[str, float]:
+    """By memory of a build, the factor on the covariance with which 80% of the times of builds left out lie inside the 80% band.
+
+    Graphics cards need more than those with stacked memory; no kind gets less than both together, for the builds that are
+    asked for are further from all that was measured than these are from each other.
+    """
+    raw = law._replace(widths=dict.fromkeys(law.widths, 1.0))
     builds: dict[str, list[Set]] = {}
     for one in measured:
         builds.setdefault(laws.build_of(device_files.find(one.kernel.device)), []).append(one)
     if len(builds) < 2:
-        return 1.0
-    off, spread = [], []
-    for unseen in builds.values():
-        gone = {one.kernel.device for one in unseen}
-        prior = laws.prior(without(law, gone), [one.kernel for one in unseen])
+        return dict(raw.widths)
+    missed: dict[str, list[tuple[Array, Array]]] = {memory: [] for memory in law.widths}
+    for build, unseen in builds.items():
+        prior = laws.prior(without(raw, {one.kernel.device for one in unseen}), [one.kernel for one in unseen])
         for place, one in enumerate(unseen):
             some = one._replace(op=take(one.op, np.arange(0, one.seconds.size, 5)), seconds=one.seconds[::5])
-            off.append(np.log(predicted(some, law.family, law.names, prior.mean[place]) / some.seconds))
-            spread.append(spread_of(prior, place, some))
-    apart, left = np.abs(np.concatenate(off)), np.concatenate(spread)
-    inside = [np.mean(apart < BAND * np.sqrt(width * left**2 + law.noise**2)) for width in WIDTHS]
+            off = np.log(predicted(some, law.family, law.names, prior.mean[place]) / some.seconds)
+            missed[laws.BUILDS[build].memory].append((np.abs(off), spread_of(prior, place, some)))
+    together = _width([pair for pairs in missed.values() for pair in pairs], law.noise)
+    return {memory: max(together, _width(pairs, law.noise)) for memory, pairs in missed.items()}
+
+
+def _width(missed: Sequence[tuple[Array, Array]], noise: float) -> float:
+    """The factor on squared spreads that puts 80% of the |log errors| beside them inside the 80% band."""
+    if not missed:
+        return 0.0
+    apart, left = (np.concatenate(column) for column in zip(*missed, strict=True))
+    inside = [np.mean(apart < BAND * np.sqrt(width * left**2 + noise**2)) for width in WIDTHS]
     return float(WIDTHS[int(np.argmin(np.abs(np.array(inside) - SHARE)))])
 
 
@@ -216,7 +228,7 @@ def save(found: Sequence[Law], inputs: Mapping[str, str], path: Path = laws.FILE
             one.family: {
                 "coefficients": list(one.names),
                 "noise": significant(one.noise),
-                "width": significant(one.width),
+                "widths": {memory: significant(width) for memory, width in one.widths.items()},
                 "variances": [[significant(value) for value in row] for row in one.variances.tolist()],
                 "fits": [
                     {"kernel": list(kernel), "logs": [significant(value, 5) for value in row]}

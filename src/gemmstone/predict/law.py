@@ -17,6 +17,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import cache, lru_cache
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -125,7 +126,8 @@ class Law(NamedTuple):
     logs: Array
     variances: Array
     noise: float = 0.1  # standard deviation of log(predicted / measured) with a device's own coefficients
-    width: float = 1.0  # of the covariance, so that four in five times of a build left out are in the 80% band
+    # memory of a build -> factor on the covariance, so that four in five times of builds left out are in the 80% band
+    widths: Mapping[str, float] = MappingProxyType({"stacked": 1.0, "plain": 1.0})
 
 
 class Prior(NamedTuple):
@@ -219,7 +221,8 @@ def prior(law: Law, kernels: Sequence[Kernel], device: Device | None = None) -> 
         middle = float(law.logs[:, index].mean())
         mean[:, index] += middle + weights @ (law.logs[:, index] - middle)
         covariance[index] = gram(asked, asked, among) - weights @ between.T + noise * np.eye(len(asked))
-    return Prior(law.family, law.names, tuple(kernels), mean, covariance * law.width, law.noise)
+    wide = np.sqrt([law.widths[BUILDS[build_of(at)].memory] for at in own])
+    return Prior(law.family, law.names, tuple(kernels), mean, covariance * np.outer(wide, wide), law.noise)
 
 
 class Placed(NamedTuple):
@@ -283,7 +286,7 @@ def _law(family: str, entry: Mapping[str, Any]) -> Law:
         np.array([row["logs"] for row in entry["fits"]]),
         np.array(entry["variances"]),
         float(entry["noise"]),
-        float(entry["width"]),
+        {memory: float(width) for memory, width in entry["widths"].items()},
     )
 
 
