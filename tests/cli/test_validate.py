@@ -44,6 +44,22 @@ def test_a_folder(gemmstone, folder):
     assert "mine:2" in table.out
 
 
+def test_nothing_answered_is_no_answer(gemmstone, tmp_path):
+    (tmp_path / "a.csv").write_text("model,hardware,measured_tpot_s\nno-such-model,l4,1\n", encoding="utf-8")
+    outcome = gemmstone("validate", "--truth", str(tmp_path))
+    assert outcome.code == 1
+    assert "unknown model 'no-such-model'" in outcome.problem
+    assert "no answer for 1, as a:2" in outcome.out
+
+
+def test_what_is_no_regular_file_is_left_alone(gemmstone, folder):
+    """A pipe would wait for ever, a device never end."""
+    os.mkfifo(os.path.join(folder, "pipe.csv"))
+    os.symlink("/dev/zero", os.path.join(folder, "zero.csv"))
+    assert gemmstone("validate", "--truth", folder, "--json").document["rows"] == 2
+    assert gemmstone("calibrate", "--from", folder).code == 2  # no measurements of kernels there
+
+
 def test_groups_and_worst_as_asked(gemmstone, folder):
     asked = ("validate", "--truth", folder, "--json", "--worst", "1", "--group", "metric,device", "--group", "kind")
     document = gemmstone(*asked).document

@@ -55,13 +55,15 @@ def find(given: Iterable[str]) -> Sources:
 
 
 def _files(path: Path) -> Iterator[Path]:
-    if path.is_file():
-        yield path
+    if not path.is_dir():
+        if path.is_file():  # a pipe would wait, a device never end
+            yield path
         return
-    yield from sorted(file for suffix in ("csv", "parquet") for file in path.glob(f"*.{suffix}"))
+    patterns = ["*.csv", "*.parquet"]
+    yield from sorted(file for pattern in patterns for file in path.glob(pattern) if file.is_file())
     root = tables.folders(path)
     if root is not None:
-        yield from sorted(root.glob("*/*/*/*/*_perf.parquet"))
+        yield from sorted(file for file in root.glob("*/*/*/*/*_perf.parquet") if file.is_file())
 
 
 def _place(path: Path) -> str | None:

@@ -26,8 +26,9 @@ def command(
     fidelity: opt.FIDELITY = "calibrated",
     json_: opt.JSON = False,
 ) -> None:
-    """Compares predictions with measurements; exit code 1 where the packaged cases got worse than their bounds."""
+    """Compares predictions with measurements; exit code 1 where nothing is answered, or bounds are broken."""
     from gemmstone import api
+    from gemmstone.core.errors import NoAnswer
 
     document = api.validate(truth, by=group or (), worst=worst, fidelity=fidelity)
     if json_:
@@ -36,7 +37,7 @@ def command(
         from gemmstone.report.validation import print_validation
 
         print_validation(document)
+    if document["metrics"]["median_error_frac"] is None:
+        raise NoAnswer(f"no measured value has a prediction: {document['unanswered'][0]['reason']}")
     if document["broken"]:
-        from gemmstone.core.errors import NoAnswer
-
         raise NoAnswer(f"{len(document['broken'])} groups are worse than their bounds: {document['broken'][0]}")

@@ -56,7 +56,7 @@ def folder(name: str) -> list[Fact]:
         raise BadRequest(f"{name} is not a folder: give one that holds CSV files of cases with measured_ columns")
     paths = sorted([*directory.glob("*.csv"), *(directory / "cases").glob("*.csv")])
     facts: list[Fact] = []
-    for path in paths:
+    for path in filter(Path.is_file, paths):  # a pipe would wait, a device never end
         reader = _reader(path)
         if reader is not None:
             facts += _facts(path, reader)
