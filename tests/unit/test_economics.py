@@ -132,6 +132,19 @@ def test_embodied_that_nobody_gave_is_null_and_said() -> None:
     assert predict(embodied_kgco2="0", lifetime="1y")["energy"]["gco2_per_million_output_tokens"]["embodied"] == 0.0
 
 
+def test_a_host_that_is_not_known_apart_is_null() -> None:
+    """A server whose processors are not known is fitted as a whole: its host is in the board's watts, not zero."""
+    unknown, known = (
+        api.predict(Scenario(model="llama-3.1-8b", hardware=hardware))["energy"]["power_w"]
+        for hardware in ("8xh100-sxm", "dgx-h100")
+    )
+    assert unknown["parts"]["host"] is None
+    assert unknown["parts"]["board"] > known["parts"]["board"]
+    assert known["parts"]["host"] > 0
+    for watts in (unknown, known):
+        assert sum(watts["parts"][name] or 0.0 for name in watts["parts"]) == pytest.approx(watts["facility"])
+
+
 def test_node_energy_has_a_wider_band() -> None:
     def width(document: dict[str, Any]) -> float:
         metric = document["metrics"]["energy_j_per_output_token"]

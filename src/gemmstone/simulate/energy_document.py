@@ -15,7 +15,8 @@ def energy(found: Answer, money: Money, load: int = 0) -> dict[str, Any] | None:
     """Energy and carbon of one load; None where the power of a device is not known.
 
     Joules, grams and what follows from them are in the counted scope; power_w gives the watts of the whole system in every
-    scope while it serves, with their parts. Embodied carbon is None, not zero, where it was not given.
+    scope while it serves, with their parts; host is None where it is only known together with the board. Embodied carbon is
+    None, not zero, where it was not given.
     """
     spent = found.energy
     if spent is None:
@@ -41,7 +42,7 @@ def energy(found: Answer, money: Money, load: int = 0) -> dict[str, Any] | None:
             "device": parts["devices"],
             "node": node_w,
             "facility": node_w + parts["site"],
-            "parts": parts,
+            "parts": {**parts, "host": None} if parts["board"] and not parts["host"] else parts,
         },
         "gco2_per_million_output_tokens": {
             "operational": _million(spent.operational_g, load),
