@@ -132,6 +132,31 @@ def test_rows_that_are_left_out_are_told_of_and_strict_refuses_them(gemmstone, t
     assert "own.csv: row 7: " in refused.problem
 
 
+PLACE = {"gpu": ["h100_sxm"] * 2, "data_backend": ["vllm"] * 2, "data_version": ["0.1"] * 2}
+PRODUCT = {"gemm_dtype": ["bfloat16"] * 2, "kernel_source": ["x"] * 2, "m": [1, 2], "n": [3, 4], "k": [5, 6]}
+
+
+@pytest.mark.parametrize(
+    ("columns", "said"),
+    [
+        ({"gpu": ["h100_sxm"], "latency": [1.0]}, "the column data_backend is missing"),
+        ({**PLACE, **PRODUCT, "n": ["a", "b"], "latency": [1.0, 2.0]}, "does not hold what its columns are called"),
+        ({**PLACE, **PRODUCT, "n": [[1], [2]], "latency": [1.0, 2.0]}, "does not hold what its columns are called"),
+        ({**PLACE, **PRODUCT, "latency": ["a", "b"]}, "nan s is no time of a call"),
+        ({**PLACE, **PRODUCT, "latency": [0.0, -1.0]}, "is no time of a call"),
+        ({**PLACE, **PRODUCT, "gpu": ["abacus"] * 2, "latency": [1.0, 2.0]}, "nothing is left to fit"),
+    ],
+)
+def test_public_tables_that_hold_something_else_are_refused_in_one_line(gemmstone, tmp_path, columns, said):
+    import polars as pl
+
+    path = tmp_path / "aic_gemm__gemm.parquet"
+    pl.DataFrame(columns).write_parquet(path)
+    outcome = gemmstone("calibrate", "--from", str(path), "--out", str(tmp_path / "out"), "--no-learned")
+    assert outcome.code == 2
+    assert said in outcome.problem
+
+
 @pytest.mark.parametrize(
     "arguments",
     [

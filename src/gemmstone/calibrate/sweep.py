@@ -78,7 +78,7 @@ def fit_all(
             made.fits.append(_fit(spec, sample))
             say(line(made.fits[-1]))
     if directory is not None and not made.fits and not made.too_few:
-        raise BadRequest(f"{str(directory)[:200]!r} holds no table of a known kernel family and device")
+        raise BadRequest("what was named holds no table of a known kernel family and device")
     for device in sorted({fit.device for fit in made.fits}):
         save(out, device, [fit for fit in made.fits if fit.device == device])
     return made
@@ -95,7 +95,7 @@ def _read(spec: FitSpec, directory: Path, slugs: list[str] | None) -> Sequence[S
 
     try:
         return spec.read(directory, slugs)
-    except PolarsError as error:  # a column that is not there, or holds something else than numbers
+    except (PolarsError, ArithmeticError, LookupError, TypeError, ValueError) as error:  # no column, or texts in it
         raise BadRequest(f"the tables of {spec.family} do not have the expected columns: {str(error)[:120]}") from None
 
 

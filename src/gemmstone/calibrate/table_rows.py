@@ -14,6 +14,7 @@ import numpy as np
 from gemmstone.calibrate import tables
 from gemmstone.calibrate.measurements import FAMILIES, Measurements
 from gemmstone.core.deployment import Array
+from gemmstone.core.errors import BadRequest
 from gemmstone.core.work import Op
 
 if TYPE_CHECKING:
@@ -54,8 +55,17 @@ class Adapter(NamedTuple):
 def load(path: Path, name: str = "") -> Iterator[Measurements]:
     """The measurements of one table, one entry per device, engine, version, format and kernel; rows are counted from 1.
 
-    `name` is what the file is called in what is said of it.
+    `name` is what the file is called in what is said of it. Raises BadRequest for a table whose columns hold something else.
     """
+    from polars.exceptions import PolarsError
+
+    try:
+        yield from _load(path, name or path.name)
+    except (PolarsError, ArithmeticError, LookupError, TypeError, ValueError) as error:  # texts for numbers, lists ...
+        raise BadRequest(f"{name or path.name} does not hold what its columns are called: {str(error)[:120]}") from None
+
+
+def _load(path: Path, name: str) -> Iterator[Measurements]:
     frame = tables.read(path)
     if TIME not in frame.columns:
         return
@@ -77,7 +87,7 @@ def load(path: Path, name: str = "") -> Iterator[Measurements]:
         at = {column: "" if value is None else str(value) for column, value in zip(columns, key, strict=True)}
         device = tables.slug(at["gpu"])
         if device is not None:
-            yield _part(name or path.name, digest, device, at, parts[key], adapter)
+            yield _part(name, digest, device, at, parts[key], adapter)
 
 
 def results(path: Path) -> Iterator[tuple[str, list[dict[str, float | None]]]]:
@@ -107,6 +117,9 @@ class Place(NamedTuple):
 def _where(path: Path, frame: pl.DataFrame) -> Place:
     if set(MERGED) <= set(frame.columns):
         return Place(path.stem.rpartition("__")[2], {})
+    missing = [column for column in MERGED if column not in frame.columns]
+    if path.name.startswith("aic_"):
+        raise BadRequest(f"{path.name}: the column {missing[0]} is missing")
     version, backend, gpu = path.parent.name, path.parent.parent.name, path.parents[3].name
     return Place(path.stem.removesuffix("_perf"), dict(zip(MERGED, (gpu, backend, version), strict=True)))
 
