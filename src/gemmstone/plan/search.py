@@ -70,7 +70,9 @@ def _searched(question: Question, economics: Callable[[Device], Economics]) -> F
     judgements = [_judged(question, candidate) for candidate in priced]
     if caps.wanted(question):
         leading = _ranked(question, [j for j in judgements if isinstance(j, Candidate)])[: caps.LEADERS]
-        limited = [_refined(question, c, economics) for lead in leading for c in caps.tried(lead, economics)]
+        limited = [c for lead in leading for c in caps.tried(lead, economics)]
+        worth = _worth_refining(question, [*leading, *limited])
+        limited = [_refined(question, c, economics) if id(c) in worth else c for c in limited]
         judgements += [_judged(question, candidate) for candidate in limited]
         searched += len(limited)
     ranked = _ranked(question, [j for j in judgements if isinstance(j, Candidate)])

@@ -57,7 +57,7 @@ GROUPS = {
     "send_recv": "waiting",
 }
 PRODUCTS, WAITING = "products", "waiting"
-HALVINGS = 30  # of the search for the clock: a billionth
+HALVINGS = 20  # of the search for the clock: a millionth
 
 
 class Drawn(NamedTuple):
