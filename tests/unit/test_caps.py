@@ -7,6 +7,8 @@ import itertools
 import pytest
 
 from gemmstone import api
+from gemmstone.catalog import device_files
+from gemmstone.core.errors import GemmstoneError
 from gemmstone.plan import caps
 from gemmstone.plan.question import Question
 
@@ -54,6 +56,24 @@ def test_every_limit_is_tried_once_whatever_the_tdp() -> None:
     small = plan(hardware=("1xl4",), weights=("fp8",), objective="energy")["candidates"]
     named = [(c["deployment"]["power_cap_w"], c["deployment"]["kv_cache"]) for c in small]
     assert len(named) == len(set(named))
+
+
+def test_a_lower_limit_never_makes_any_device_faster_and_is_kept() -> None:
+    compared = 0
+    for slug in device_files.published():
+        tdp_w = device_files.find(slug).tdp_w
+        before = (0.0, 0.0)
+        for share in (1.0, 0.7, 0.5) if tdp_w else ():
+            asked = api.Scenario(model="gpt2", hardware=slug, workload=WORK, edits=(f"power.cap={share * tdp_w} W",))
+            try:
+                metrics = api.predict(asked)["metrics"]
+            except GemmstoneError:  # a peak or a bandwidth that no source gives
+                break
+            now = (metrics["ttft_s"]["value"], metrics["tpot_s"]["value"])
+            assert all(later >= earlier * (1 - 1e-5) for later, earlier in zip(now, before, strict=True)), slug
+            assert metrics["power_w_per_device"]["value"] <= share * tdp_w * (1 + 1e-6), slug
+            before, compared = now, compared + 1
+    assert compared > 150
 
 
 def test_targets_hold_under_the_limit() -> None:
