@@ -291,6 +291,17 @@ def test_tables_are_read_once_and_again_when_they_change(package: Path, monkeypa
     assert len(said) == 3
 
 
+def test_a_cache_that_cannot_be_written_to_is_said(
+    package: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "file").write_text("in the way", encoding="utf-8")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
+    with pytest.raises(
+        BadRequest, match=r"cannot keep measured tables in .*name a folder for them with XDG_CACHE_HOME"
+    ):
+        silicon.prepare("h100-sxm", "vllm")
+
+
 def test_versions_with_the_same_tables_share_a_file(package: Path) -> None:
     newest, later, older = (silicon.prepare("h100-sxm", "vllm", version) for version in ("", "0.12.0", "0.10.0"))
     assert newest == later != older

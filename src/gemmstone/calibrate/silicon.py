@@ -72,7 +72,12 @@ def prepare(device: str, engine: str, version: str = "", say: Say = lambda line:
             link.parent.mkdir(parents=True, exist_ok=True)
             link.symlink_to(table)
         made = kernels(_samples(Path(name), device, engine, say))
-    measured_files.save(path, made, key)
+    try:
+        measured_files.save(path, made, key)
+    except OSError as error:
+        raise BadRequest(
+            f"cannot keep measured tables in {path.parent} ({error.strerror}): name a folder for them with XDG_CACHE_HOME"
+        ) from None
     return path
 
 
