@@ -39,7 +39,12 @@ def test_power_lies_between_standing_and_the_tdp(slug, work, timed) -> None:
     watts = power.standing_w(device) + drawn.dynamic_j[0] / drawn.time_s[0]
     assert power.standing_w(device) >= power.idle_w(device)
     assert power.standing_w(device) <= watts <= device.tdp_w * (1 + 1e-9)
-    assert drawn.time_s[0] == timed.time_s[0]
+    # Only a card whose build was timed under more power cannot keep that pace.
+    assert drawn.time_s[0] == timed.time_s[0] or (
+        power.fit_of(device).same_silicon
+        and timed.time_s[0] < drawn.time_s[0]
+        and power.fit_of(device).tdp_w > device.tdp_w
+    )
 
 
 @given(st.sampled_from(DEVICES), works, times, st.floats(0.0, 1.0), st.floats(0.0, 1.0))

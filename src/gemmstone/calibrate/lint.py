@@ -130,7 +130,9 @@ def derived_columns(rows: Sequence[Mapping[str, float | None]]) -> list[str]:
         middle = sorted(differences)[len(differences) // 2]
         if max(differences) - min(differences) <= 2 * ROUNDING and middle > ROUNDING:
             found.append(f"{derived} = {base} + {middle:.3g}")
-        elif len(ratios) == len(pairs) and max(ratios) - min(ratios) <= 1e-3 * min(map(abs, ratios)) and ratios[0] > 1.01:
+        elif (
+            len(ratios) == len(pairs) and max(ratios) - min(ratios) <= 1e-3 * min(map(abs, ratios)) and ratios[0] > 1.01
+        ):
             found.append(f"{derived} = {base} * {ratios[0]:.3g}")
     return found
 

@@ -40,7 +40,9 @@ def load(device: str) -> tuple[Fit, ...]:
 
     What the user's own lack, other families or formats, is the shipped one's to say.
     """
-    mine, shipped = (tuple(fit for folder in folders for fit in _of(folder, device)) for folders in (own(), (DIRECTORY,)))
+    mine, shipped = (
+        tuple(fit for folder in folders for fit in _of(folder, device)) for folders in (own(), (DIRECTORY,))
+    )
     said = {_kind(fit) for fit in mine}
     return mine + tuple(fit for fit in shipped if _kind(fit) not in said)
 

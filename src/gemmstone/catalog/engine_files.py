@@ -200,7 +200,9 @@ def _engine(table: Mapping[str, Any]) -> Engine:
         computes_int8=tuple(table.get("computes_int8", ())),
         uneven_heads=bool(table.get("uneven_heads", False)),
         narrow_recipes=str(table.get("narrow_recipes", "")),
-        static_from_bytes_per_s=units.parse(sections["static"]["bandwidth"], "bytes_per_s") if "static" in sections else 0.0,
+        static_from_bytes_per_s=units.parse(sections["static"]["bandwidth"], "bytes_per_s")
+        if "static" in sections
+        else 0.0,
         launch=_launch(table["launch"]),
         container=_container(table.get("container", {"images": {}}), sources),
         sources=sources,
