@@ -87,6 +87,15 @@ def test_a_check_writes_nothing_and_shows_what_it_found(gemmstone, tmp_path):
     assert not (tmp_path / "data").exists()
 
 
+def test_a_check_ends_as_the_fit_would(gemmstone, tmp_path):
+    path = written(tmp_path / "own.csv")
+    path.write_text(path.read_text().replace("milliseconds", "microseconds"), encoding="utf-8")
+    outcome = gemmstone("calibrate", "--from", str(path), "--check")
+    assert outcome.code == 2
+    assert "would be refused" in outcome.err
+    assert "refused: own.csv" in outcome.out
+
+
 @pytest.mark.parametrize(
     ("change", "said"),
     [

@@ -85,6 +85,9 @@ def command(
         _print_findings(document)
     else:
         _print_fits(document)
+    refused = sum(finding["severity"] == "refused" for finding in document["findings"])
+    if check and refused:
+        raise BadRequest(f"these measurements would be refused, for {refused} of the reasons above")
 
 
 def _print_suggested(document: dict[str, Any]) -> None:
