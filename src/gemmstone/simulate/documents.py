@@ -77,7 +77,8 @@ def _of_worker(made: System, found: Answer, *, borrowed: bool) -> list[str]:
         notes.append(f"no power is known for {device.slug}: give it with --set power.tdp=...")
     elif power.borrowed(device):
         lender = power.lent(device.slug, device.architecture).device
-        notes.append(f"the power of {device.slug} was never measured: it is that of {lender}, scaled by TDP and rates")
+        how = "of the same silicon" if power.fit_of(device).same_silicon else "scaled by TDP and rates"
+        notes.append(f"the power of {device.slug} was never measured: it is that of {lender}, {how}")
     if device.power_cap_w is not None and device.power_cap_w >= (device.tdp_w or 0.0):
         notes.append(
             f"a power cap of {device.power_cap_w:g} W changes nothing: {device.slug} draws {device.tdp_w:g} W at most"
