@@ -37,11 +37,6 @@ class Requests(NamedTuple):
     hash_start: Indices
     hash_ids: Integers
 
-    @property
-    def count(self) -> int:
-        """Requests of the chunk."""
-        return len(self.arrival_s)
-
 
 @dataclass(frozen=True, kw_only=True)
 class Traffic:
@@ -122,13 +117,13 @@ def requests(
 
 def whole(name: str, one: Requests, *, hash_tokens: int = 0, in_flight: int = 0) -> Traffic:
     """Traffic of requests that are all in memory."""
-    span_s = float(one.arrival_s[-1]) if one.count and not in_flight else 0.0
+    span_s = float(one.arrival_s[-1]) if len(one.arrival_s) and not in_flight else 0.0
     return Traffic(
         name=name,
-        count=one.count,
+        count=len(one.arrival_s),
         chunks=lambda: iter((one,)),
         hash_tokens=hash_tokens,
         in_flight=in_flight,
         sessions=bool((one.follows >= 0).any()),
-        rate_per_s=one.count / span_s if span_s > 0 else None,
+        rate_per_s=len(one.arrival_s) / span_s if span_s > 0 else None,
     )
