@@ -59,8 +59,8 @@ def command(
         subjects = _files(words)
     document = compare(subjects, baseline=baseline, varied=varied)
     if report is not None:
-        from gemmstone.report.aside import written_aside
         from gemmstone.report.comparison_page import page
+        from gemmstone.store.aside import written_aside
 
         with written_aside(report, "replace") as file:
             file.write(page(document))

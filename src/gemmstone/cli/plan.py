@@ -158,7 +158,7 @@ def _write_manifests(manifests: Mapping[str, str], files: Mapping[str, str]) -> 
     """Each manifest into its file; NoAnswer for one that cannot be written."""
     from gemmstone.core.errors import NoAnswer
     from gemmstone.plan.launches import NOT_WRITTEN
-    from gemmstone.report.aside import written_aside
+    from gemmstone.store.aside import written_aside
 
     for kind, file in files.items():
         if manifests[kind].startswith(NOT_WRITTEN):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 
+from gemmstone.core import targets as latency_targets
 from gemmstone.core import units
 from gemmstone.core.errors import BadRequest
 
@@ -15,19 +16,11 @@ def words(text: str) -> list[str]:
 
 
 def targets(text: str | None) -> dict[str, float]:
-    """Latency targets in seconds: "ttft=2s,tpot=50ms". A bare number is seconds."""
-    found = {}
-    for part in words(text or ""):
-        name, equals, bound = part.partition("=")
-        if not equals:
-            raise BadRequest(f"{part!r} is not a latency target: write ttft=2s,tpot=50ms")
-        if name.strip().rpartition("_p")[2].isdigit() and "_p" in name:
-            raise BadRequest(
-                f"{name.strip()}: targets are for means here, percentiles need a simulation of the traffic"
-            )
-        if name.strip() in found:
-            raise BadRequest(f"the target {name.strip()} is given twice")
-        found[name.strip()] = units.parse(bound.strip(), "s")
+    """Targets for mean latencies in seconds: "ttft=2s,tpot=50ms". A bare number is seconds."""
+    found = latency_targets.parse(text or "")
+    for name in found:
+        if latency_targets.is_percentile(name):
+            raise BadRequest(f"{name}: targets are for means here, percentiles need a simulation of the traffic")
     return found
 
 

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from gemmstone.core.errors import BadRequest, GemmstoneError
-from gemmstone.report.aside import written_aside
+from gemmstone.store.aside import written_aside
 
 REQUIRED = ("model", "hardware")
 MAX_FIELD_CHARS = 100_000

@@ -15,9 +15,9 @@ from typing import Any, NamedTuple
 
 from gemmstone.core.errors import MissingBackend
 from gemmstone.report import break_even, charts, energy_section, explanations, prediction, sections, tables
-from gemmstone.report.aside import written_aside
 from gemmstone.report.figure import Figure
 from gemmstone.report.markup import NOTHING, Html, element, island
+from gemmstone.store.aside import written_aside
 
 HERE = Path(__file__).parent
 HEIGHT_PX = 420  # of a chart that does not say

@@ -42,19 +42,19 @@ def middle_s(bin: int | Indices) -> Array:
     return np.asarray(LEAST_S * 10.0 ** ((np.asarray(bin) + 0.5) / PER_DECADE))
 
 
-def ranked_s(counts: Indices, rank: int) -> float:
-    """The time with `rank` shorter ones before it, in seconds; `rank` from 0 to one less than there are."""
-    return float(middle_s(int(np.searchsorted(np.cumsum(counts), rank, side="right"))))
+def ranked_s(up_to: Indices, rank: int) -> float:
+    """The time with `rank` shorter ones before it, in seconds; `up_to` counts the times in and below each bin."""
+    return float(middle_s(int(np.searchsorted(up_to, rank, side="right"))))
 
 
 def percentile_s(counts: Indices, percent: float) -> float:
     """The percentile in seconds, NaN of nothing: as numpy's default takes it, between the two nearest ranks."""
-    total = int(counts.sum())
+    total, up_to = int(counts.sum()), np.cumsum(counts)
     if total == 0:
         return float("nan")
     rank = percent / 100.0 * (total - 1)
-    below = int(rank)
-    low, high = ranked_s(counts, below), ranked_s(counts, min(below + 1, total - 1))
+    below = min(int(rank), total - 1)
+    low, high = ranked_s(up_to, below), ranked_s(up_to, min(below + 1, total - 1))
     return low + (rank - below) * (high - low)
 
 
@@ -62,9 +62,3 @@ def mean_s(counts: Indices) -> float:
     """The mean in seconds, NaN of nothing; within ERROR_FRAC of the true one."""
     total = int(counts.sum())
     return float(counts @ middle_s(np.arange(len(counts)))) / total if total else float("nan")
-
-
-def longest_s(counts: Indices) -> float:
-    """The longest time in seconds, NaN of nothing."""
-    filled = np.flatnonzero(counts)
-    return float(middle_s(int(filled[-1]))) if len(filled) else float("nan")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -18,11 +20,24 @@ def written_aside(name: str, errors: str = "strict") -> Iterator[IO[str]]:
     A link stays a link and what it stands for is replaced; a device or a pipe is written to. Raises BadRequest when it
     cannot be written.
     """
+    with bytes_aside(name) as file:
+        text = io.TextIOWrapper(file, encoding="utf-8", errors=errors, newline="")
+        try:
+            yield text
+            text.flush()
+        finally:
+            with contextlib.suppress(OSError):  # a full disk was reported by the flush
+                text.detach()
+
+
+@contextmanager
+def bytes_aside(name: str) -> Iterator[IO[bytes]]:
+    """The same for a file of bytes."""
     try:
         final = Path(name).resolve()
         plain = final.is_file() or not final.exists()
         aside = final.with_name(f".gemmstone-{os.urandom(6).hex()}") if plain else final
-        file = aside.open("x" if plain else "w", encoding="utf-8", errors=errors, newline="")
+        file = aside.open("xb" if plain else "wb")
     except (OSError, ValueError) as error:
         raise cannot_write(name, error) from None
     try:

@@ -1,0 +1,1 @@
+"""Results on disk: files that are there whole or not at all."""
