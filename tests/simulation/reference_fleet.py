@@ -1,0 +1,131 @@
+"""Engines behind routers, requests that arrive, follow one another or come as soon as another is answered: by the plain engine."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from math import inf
+
+from reference_engine import Ask, Engine, Job
+
+
+def round_robin(engines: Sequence[Engine], routed: int, outstanding: Sequence[list[Job]]) -> int:
+    """Each in turn."""
+    return routed % len(engines)
+
+
+def least_work(engines: Sequence[Engine], routed: int, outstanding: Sequence[list[Job]]) -> int:
+    """The one with the fewest tokens of requests not yet answered, prompt and answer; the first of equals."""
+    work = [sum(job.ask.input_tokens + job.ask.output_tokens for job in jobs) for jobs in outstanding]
+    return work.index(min(work))
+
+
+Router = Callable[[Sequence[Engine], int, Sequence[list[Job]]], int]
+
+
+@dataclass(eq=False)
+class Pool:
+    """Engines behind a router. A job is outstanding from its arrival until its last token."""
+
+    engines: list[Engine]
+    router: Router = round_robin
+    routed: int = 0
+    outstanding: list[list[Job]] = field(default_factory=list)
+    reaching: list[tuple[float, int, Job, int]] = field(default_factory=list)  # on their way to the scheduler
+
+    def __post_init__(self) -> None:
+        self.outstanding = [[] for _ in self.engines]
+
+    def accept(self, job: Job, now: float) -> bool:
+        """Sends a job to an engine; False: that one can never hold it."""
+        chosen = self.router(self.engines, self.routed, self.outstanding)
+        self.routed += 1
+        job.replica = chosen
+        engine = self.engines[chosen]
+        if engine.blocks(job.ask.input_tokens + job.ask.output_tokens - 1) > engine.total_blocks:
+            return False
+        self.outstanding[chosen].append(job)
+        self.reaching.append((now + engine.front_s, job.index, job, chosen))
+        return True
+
+    def next_s(self) -> float:
+        return min([engine.ends_s for engine in self.engines] + [one[0] for one in self.reaching], default=inf)
+
+    def end_steps(self, now: float) -> list[Job]:
+        left = []
+        for engine, outstanding in zip(self.engines, self.outstanding, strict=True):
+            if engine.ends_s == now:
+                for job in engine.end():
+                    outstanding.remove(job)
+                    left.append(job)
+        return left
+
+    def deliver(self, now: float) -> None:
+        for one in sorted(self.reaching, key=lambda one: one[:2]):
+            if one[0] <= now:
+                self.engines[one[3]].waiting.append(one[2])
+                self.reaching.remove(one)
+
+    def begin_steps(self, now: float) -> None:
+        for engine in self.engines:
+            if engine.ends_s == inf:
+                engine.begin(now)
+
+
+def run(
+    asks: Sequence[Ask],
+    pool: Pool,
+    *,
+    in_flight: int = 0,
+    decode_pool: Pool | None = None,
+    transfer_s: Callable[[int], float] = lambda tokens: 0.0,
+) -> list[Job]:
+    """Serves all requests; what became of each. With a decode pool, `pool` computes prompts and KV moves in `transfer_s`."""
+    jobs = [Job(index, ask, ask.arrival_s, ask.input_tokens) for index, ask in enumerate(asks)]
+    followers: dict[int, list[Job]] = {}
+    for job in jobs:
+        followers.setdefault(job.ask.follows, []).append(job)
+    coming = followers.get(-1, [])
+    unsent: list[Job] = []
+    if in_flight:
+        coming, unsent = jobs[:in_flight], jobs[in_flight:]
+        for job in coming:
+            job.arrival_s = 0.0
+    moving: list[tuple[float, Job]] = []
+    pools = [pool] if decode_pool is None else [pool, decode_pool]
+
+    def answered(job: Job, now: float) -> None:
+        """What waits for this answer arrives."""
+        for one in unsent[:1]:
+            unsent.remove(one)
+            one.arrival_s = now
+            coming.append(one)
+        for one in followers.get(job.index, []):
+            one.arrival_s = now + one.ask.arrival_s
+            coming.append(one)
+
+    while True:
+        now = min([one.next_s() for one in pools] + [job.arrival_s for job in coming] + [end_s for end_s, _ in moving])
+        if now == inf:
+            return jobs
+        for one in pools:
+            for job in one.end_steps(now):
+                if job.finished_s is None:
+                    moving.append((now + transfer_s(job.computed), job))
+                else:
+                    answered(job, now)
+        while arrived := sorted((job for job in coming if job.arrival_s <= now), key=lambda job: job.index):
+            for job in arrived:
+                coming.remove(job)
+                if not pool.accept(job, now):
+                    job.rejected = True
+                    answered(job, now)
+        for end_s, job in sorted(moving, key=lambda one: one[1].index):
+            if end_s <= now:
+                moving.remove((end_s, job))
+                job.elsewhere = "link"
+                assert decode_pool is not None
+                decode_pool.accept(job, now)
+        for one in pools:
+            one.deliver(now)
+            one.begin_steps(now)
