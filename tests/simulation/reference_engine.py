@@ -73,7 +73,6 @@ KEYS: dict[str, Callable[[Job], tuple[float, ...]]] = {
     "fcfs": lambda job: (job.arrival_s, job.index),
     "priority": lambda job: (job.ask.priority, job.arrival_s, job.index),
     "shortest": lambda job: (job.ask.output_tokens, job.arrival_s, job.index),
-    "deadline": lambda job: (job.arrival_s, job.index),  # one latency objective for all: the earliest came first
 }
 
 
@@ -91,6 +90,7 @@ class Engine:
     batching: str = "continuous"
     hash_tokens: int = 0  # 0: no prefix caching
     swap: Swap | None = None
+    deadline_s: float = 1.0
     front_s: float = 0.0
     prompts_only: bool = False  # a prefill pool's engine: it gives the first token and lets go
     waiting: list[Job] = field(default_factory=list)
@@ -170,6 +170,8 @@ class Engine:
     # Scheduling
 
     def key(self, job: Job) -> tuple[float, ...]:
+        if self.policy == "deadline":  # of the first token; each unit of priority puts it off by one target
+            return (job.arrival_s + self.deadline_s * (1 + job.ask.priority), job.arrival_s, job.index)
         return KEYS[self.policy](job)
 
     def preempt(self) -> None:
