@@ -10,7 +10,7 @@ from gemmstone.core.deployment import Array
 from gemmstone.simulate.outcome import histogram
 from gemmstone.simulate.requests import Indices
 
-MOST_EXACT = 2_000_000  # values of one latency that are kept one by one: 16 MB
+MOST_EXACT = 1_000_000  # values of one latency that are kept one by one: 8 MB
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -18,7 +18,7 @@ AT_ONCE = 1 << 18  # requests of a chunk looked at together, so that large chunk
 class Summary:
     """Takes in what became of requests, chunk by chunk, and keeps what says how long they took.
 
-    Memory does not grow with the number of requests beyond 2 million (about 100 MB with what is copied on the way).
+    Memory does not grow with the number of requests beyond a million (about 80 MB with what is copied on the way).
     """
 
     def __init__(self, slo: Mapping[str, float] | None = None, *, most_exact: int = MOST_EXACT) -> None:
