@@ -169,7 +169,7 @@ def load_of_replicas(replicas: Sequence[Mapping[str, Any]]) -> Figure:
     bars = {
         "type": "bar", "x": numbers, "y": values, "marker": {"color": BLUE},
         "text": [f"{entry['requests']:,} requests" for entry in replicas],
-        "textposition": "inside" if len(replicas) <= 12 else "none",
+        "textposition": "auto" if len(replicas) <= 12 else "none",
         "hovertemplate": "replica %{x}: %{y:.1f}% busy, %{text}<extra></extra>",
     }  # fmt: skip
     return {"data": [bars], "layout": shape}
