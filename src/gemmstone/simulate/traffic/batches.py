@@ -43,7 +43,7 @@ class Origin:
         """Seconds since the first date."""
         if self.nanoseconds is None and len(nanoseconds):
             self.nanoseconds = int(nanoseconds[0])
-        return (nanoseconds - (self.nanoseconds or 0)) * NANO_S
+        return np.asarray((nanoseconds - (self.nanoseconds or 0)) * NANO_S, dtype=np.float64)
 
 
 def of_table(table: Any, lines: Indices, found: Columns, origin: Origin) -> Batch:

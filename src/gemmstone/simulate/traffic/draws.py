@@ -10,7 +10,6 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 
 from gemmstone.core.deployment import Array
 from gemmstone.simulate.requests import Integers, Requests, requests
@@ -19,17 +18,19 @@ BLOCK = 65_536  # requests drawn from one generator
 CHUNK = 1_000_000  # requests of a chunk, unless told
 # Streams of random numbers: what is drawn for one purpose does not move what is drawn for another.
 ARRIVALS, LENGTHS, STATES, SHARING, SESSIONS, MIXTURE = range(6)
-Tables = npt.NDArray[np.generic]
 
 
 class Drawn(NamedTuple):
-    """Some requests in order of arrival, before they are a chunk; hash_ids of request i end at hash_end[i]."""
+    """Some requests in order of arrival, before they are a chunk; hash_count[i] of the hash_ids are of request i."""
 
     arrival_s: Array
     input_tokens: Integers
     output_tokens: Integers
     hash_count: Integers | None = None
     hash_ids: Integers | None = None
+
+
+NONE = Drawn(np.zeros(0), np.zeros(0, dtype=np.int32), np.zeros(0, dtype=np.int32))
 
 
 def generator(seed: int, stream: int, block: int = 0) -> np.random.Generator:
@@ -53,32 +54,36 @@ def chunked(parts: Iterable[Drawn], chunk: int) -> Iterator[Requests]:
         while size >= chunk:
             joined = _joined(held)
             given = True
-            yield _requests(_cut(joined, 0, chunk))
+            yield _requests(cut(joined, 0, chunk))
             size -= chunk
-            held = [_cut(joined, chunk, None)] if size else []
+            held = [cut(joined, chunk, None)] if size else []
     if size or not given:
-        yield _requests(_joined(held) if held else Drawn(np.zeros(0), *2 * (np.zeros(0, dtype=np.int32),)))
+        yield _requests(_joined(held) if held else NONE)
 
 
 def _joined(parts: list[Drawn]) -> Drawn:
     if len(parts) == 1:
         return parts[0]
+    counts = [part.hash_count for part in parts if part.hash_count is not None]
+    ids = [part.hash_ids for part in parts if part.hash_ids is not None]
+    return Drawn(
+        np.concatenate([part.arrival_s for part in parts]),
+        np.concatenate([part.input_tokens for part in parts]),
+        np.concatenate([part.output_tokens for part in parts]),
+        np.concatenate(counts) if counts else None,
+        np.concatenate(ids) if ids else None,
+    )
 
-    def column(name: str) -> npt.NDArray[np.generic] | None:
-        values = [getattr(part, name) for part in parts]
-        return None if values[0] is None else np.concatenate(values)
 
-    return Drawn(*(column(name) for name in Drawn._fields))  # type: ignore[arg-type]
-
-
-def _cut(part: Drawn, start: int, stop: int | None) -> Drawn:
+def cut(part: Drawn, start: int, stop: int | None) -> Drawn:
+    """The requests from start to stop."""
+    rows = part.arrival_s[start:stop], part.input_tokens[start:stop], part.output_tokens[start:stop]
     counts = part.hash_count
     if counts is None or part.hash_ids is None:
-        return Drawn(part.arrival_s[start:stop], part.input_tokens[start:stop], part.output_tokens[start:stop])
-    ids_start = int(counts[:start].sum(dtype=np.int64))
-    ids = part.hash_ids[ids_start : ids_start + int(counts[start:stop].sum(dtype=np.int64))]
-    rows = (part.arrival_s, part.input_tokens, part.output_tokens)
-    return Drawn(*(row[start:stop] for row in rows), counts[start:stop], ids)  # type: ignore[arg-type]
+        return Drawn(*rows)
+    first = int(counts[:start].sum(dtype=np.int64))
+    last = first + int(counts[start:stop].sum(dtype=np.int64))
+    return Drawn(*rows, counts[start:stop], part.hash_ids[first:last])
 
 
 def _requests(part: Drawn) -> Requests:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from gemmstone.core.errors import BadRequest
 from gemmstone.simulate.requests import Traffic
-from gemmstone.simulate.traffic import arrivals
+from gemmstone.simulate.traffic import agentic, arrivals
 from gemmstone.simulate.traffic.arrivals import Clocks
 from gemmstone.simulate.traffic.asked import DAY_S, Asked, Setting
 from gemmstone.simulate.traffic.draws import Gaps, Sampler
@@ -90,6 +90,18 @@ KINDS: dict[str, Kind] = {
         make=_daily,
         settings={"peak_to_trough": 3.0, "peak_hour": 14.0, "start_hour": 0.0, "hours": ""},
         about="open, Poisson whose rate follows the hours of the day",
+    ),
+    "agentic": Kind(
+        make=agentic.traffic,
+        settings={
+            "turns": 6.0,
+            "pause_s": 5.0,
+            "turn_tokens": 300.0,
+            "shared_tokens": 0.0,
+            "hash_tokens": 64.0,
+            "max_tokens": 131_072.0,
+        },
+        about="open, sessions of several turns whose prompts hold all that was said before",
     ),
     "closed": Kind(make=closed_loop, settings={}, about="closed: so many requests are kept in flight"),
 }

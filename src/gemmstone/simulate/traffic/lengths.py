@@ -151,7 +151,7 @@ def _is_square(rows: object) -> bool:
     shares = [share for row in rows for share in row]
     if not all(isinstance(share, int | float) and 0 <= share <= 1e15 for share in shares):
         return False
-    return sum(shares) > 0
+    return bool(sum(shares) > 0)
 
 
 def _tokens(values: Array) -> Integers:

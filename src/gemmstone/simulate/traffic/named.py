@@ -8,10 +8,11 @@ from pathlib import Path
 
 from gemmstone.core.errors import BadRequest
 from gemmstone.simulate.requests import Traffic
-from gemmstone.simulate.traffic import files
+from gemmstone.simulate.traffic import distribution, files, mixed
 from gemmstone.simulate.traffic.asked import Asked, Setting, check, settings, silent
-from gemmstone.simulate.traffic.draws import CHUNK
+from gemmstone.simulate.traffic.draws import CHUNK, Sampler
 from gemmstone.simulate.traffic.kinds import COMMON, KINDS
+from gemmstone.simulate.traffic.read import sniff
 from gemmstone.simulate.traffic.synthetic import sampler_of
 
 MAX_NAME = 4_096
@@ -73,5 +74,28 @@ def made(name: str, asked: Asked) -> Traffic:
     if name in KINDS:
         kind = KINDS[name]
         asked = replace(asked, settings=settings(name, {**COMMON, **kind.settings}, asked.settings))
-        return kind.make(name, asked, sampler_of(asked))
+        return kind.make(name, asked, _sampler(asked))
+    if name in distribution.published() or distribution.is_one(_start(name)):
+        return mixed.traffic(distribution.find(name), asked)
     return files.traffic(Path(name), asked)
+
+
+def _start(name: str) -> bytes:
+    """What the file of that name begins with; BadRequest names what there is where it is none."""
+    if not Path(name).exists():
+        known = ", ".join([*KINDS, *distribution.published()])
+        raise BadRequest(f"{name[:80]!r} is no file and no traffic known here: {known}")
+    return sniff(Path(name))
+
+
+def _sampler(asked: Asked) -> Sampler:
+    """Lengths as asked for, or of a distribution by name."""
+    name = str(asked.settings["lengths"])
+    if not name:
+        return sampler_of(asked)
+    numbers = [asked.settings[key] for key in ("input_cv", "output_cv", "correlation")]
+    if asked.input_tokens or asked.output_tokens or asked.length_spread or any(map(float, numbers)):
+        raise BadRequest(
+            f"lengths={name[:80]} says how long requests are: leave out --input, --output and their spread"
+        )
+    return mixed.sampler(distribution.find(name))

@@ -12,6 +12,7 @@ from itertools import pairwise
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from gemmstone.core.deployment import Array
 from gemmstone.core.errors import BadRequest
@@ -44,22 +45,23 @@ class Quantiles:
         width = np.diff(edges)
         with np.errstate(divide="ignore", invalid="ignore"):
             power = np.where(width > 0, width / np.maximum(np.asarray(self.means) - edges[:-1], 1e-300) - 1.0, 1.0)
-        return edges[cell] + width[cell] * np.clip(within, 0.0, 1.0) ** np.clip(power, 1e-3, 1e3)[cell]
+        found: Array = edges[cell] + width[cell] * np.clip(within, 0.0, 1.0) ** np.clip(power, 1e-3, 1e3)[cell]
+        return found
 
     def document(self) -> dict[str, Any]:
         """What a file says of it."""
         return {
-            "levels": list(self.levels),
+            "levels": [_short(value) for value in self.levels],
             "edges": [_short(value) for value in self.edges],
             "means": [_short(value) for value in self.means],
         }
 
 
-def fitted(values: Array) -> Quantiles:
+def fitted(values: npt.ArrayLike, levels: Sequence[float] = LEVELS) -> Quantiles:
     """The quantiles of measured values. Ends that fewer than 10 values share are rounded to two digits."""
     ranked = np.sort(np.asarray(values, dtype=float))
     count = len(ranked)
-    wanted = np.unique(np.round(np.asarray(LEVELS) * count).astype(int))
+    wanted = np.unique(np.round(np.asarray(levels) * count).astype(int))
     bounds = [0]
     for bound in wanted[1:-1]:
         if bound - bounds[-1] >= LEAST and count - bound >= LEAST:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import replace
 
 import numpy as np
 
@@ -67,14 +66,9 @@ def sampler_of(asked: Asked) -> Sampler:
     if any(cvs):
         if asked.length_spread:
             raise BadRequest("--length-spread and input_cv or output_cv both say how lengths spread: give one of them")
-        return lengths.lognormal(first, second, *cvs, correlation)
+        return lengths.lognormal(first, second, cvs[0], cvs[1], correlation)
     if correlation:
         raise BadRequest("a correlation of lengths needs lengths that vary: set input_cv and output_cv too")
     if asked.length_spread:
         return lengths.spread(first, second, asked.length_spread)
     return lengths.fixed(first, second)
-
-
-def without_times(asked: Asked) -> Asked:
-    """The same without what is said of arrival times."""
-    return replace(asked, rate_per_s=None)
