@@ -106,6 +106,7 @@ SHAPES = {
     "host_read": ({"moved_bytes": size}, "moved_bytes", "moved_bytes", ""),
     "host_write": ({"moved_bytes": size}, "moved_bytes", "moved_bytes", ""),
     "storage_read": ({"moved_bytes": size}, "moved_bytes", "moved_bytes", ""),
+    "peer_read": ({"moved_bytes": size}, "moved_bytes", "moved_bytes", ""),
 }  # fmt: skip
 
 

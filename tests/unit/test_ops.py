@@ -41,7 +41,7 @@ def test_rows_name_the_kind_they_build() -> None:
         "top_k": {"batch": 1, "context": 1, "top_k": 1},
         "sparse_latent_prefill": {"batch": 1, "tokens": 1, **SELECTED},
         "sparse_latent_decode": {"batch": 1, "context": 1, **SELECTED},
-        **{kind: {"moved_bytes": 1} for kind in ("host_read", "host_write", "storage_read")},
+        **{kind: {"moved_bytes": 1} for kind in ("host_read", "host_write", "storage_read", "peer_read")},
     }
     for kind, build in OPS.items():
         assert build("x", **arguments.get(kind, {"message_bytes": 1, "ranks": 2})).kind == kind

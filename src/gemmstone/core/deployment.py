@@ -108,7 +108,7 @@ class Step:
     decode_tokens: float = 1.0
     sampled_seqs: Numbers | None = None  # sequences whose logits are needed; default: all of both kinds
 
-    def part(self, parts: int) -> Step:
+    def part(self, parts: float) -> Step:
         """One of so many equal parts of the batch."""
         sampled = None if self.sampled_seqs is None else self.sampled_seqs / parts
         return replace(

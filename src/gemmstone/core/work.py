@@ -29,7 +29,7 @@ class Op:
         "bf16"  # kernel variant, which coefficients are looked up by: bf16, fp8, fp8-block, nvfp4, w4a16, ...
     )
     count: float = 1.0
-    tier: str = "device"  # where it runs and its weights lie: device, host or storage
+    tier: str = "device"  # where it runs and its weights lie: device, host, storage or peer
     shape: Mapping[str, Numbers] = field(default_factory=dict)
 
     @property

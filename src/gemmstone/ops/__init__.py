@@ -33,6 +33,7 @@ OPS = {
     "host_read": offload.host_read,
     "host_write": offload.host_write,
     "storage_read": offload.storage_read,
+    "peer_read": offload.peer_read,
 }
 
 __all__ = ["OPS", "attention", "collective", "elementwise", "matmul", "moe", "offload", "recurrent", "sparse"]

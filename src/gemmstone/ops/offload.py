@@ -1,4 +1,4 @@
-"""Copies between a device and what stands behind it: the host's memory and the drives."""
+"""Copies between a device and what stands behind or beside it: the host's memory, drives, a neighbour's memory."""
 
 from __future__ import annotations
 
@@ -37,4 +37,17 @@ def storage_read(name: str, *, moved_bytes: Numbers, weight_bytes: Numbers = 0.0
     )
 
 
-READS = {"host": host_read, "storage": storage_read}  # tier -> how its bytes come to the device
+def peer_read(name: str, *, moved_bytes: Numbers, weight_bytes: Numbers = 0.0, count: float = 1.0) -> Op:
+    """`moved_bytes` from the memory of a neighbouring device, over the link between them; parameters stay there."""
+    return Op(
+        name=name,
+        kind="peer_read",
+        write_bytes=moved_bytes,
+        wire_bytes=moved_bytes,
+        weight_bytes=weight_bytes,
+        count=count,
+        tier="peer",
+    )
+
+
+READS = {"host": host_read, "storage": storage_read, "peer": peer_read}  # tier -> how its bytes come to the device

@@ -29,6 +29,7 @@ from gemmstone.core.measured import MeasuredKernel
 from gemmstone.core.power import PowerFit
 from gemmstone.core.residual import Residual
 from gemmstone.core.work import Op
+from gemmstone.ops import collective
 from gemmstone.predict import host, learned, measured, power
 from gemmstone.predict.borrowing import Lender, lender
 from gemmstone.predict.coefficients import Candidates, candidates
@@ -146,6 +147,8 @@ class Pricing:
 
     def _behind(self, op: Op) -> Estimate:
         """What the host and its drives do, or the device in the processor's stead where it has done sooner."""
+        if op.kind == "peer_read":  # a neighbour's memory sends what it holds
+            return self.price(collective.send_recv(op.name, message_bytes=op.wire_bytes, count=op.count))
         device, limit = self.cluster.device, self.fidelity == "limit"
         there = host.price(op, device, limit=limit)
         if op.kind in host.COPIES or device.host is None or not np.any(op.weight_bytes):

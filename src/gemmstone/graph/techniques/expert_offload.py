@@ -58,7 +58,7 @@ def _problem(settings: ExpertOffload, model: Model, run: Deployment) -> str:
     if not model.is_moe:
         return f"{model.name} has no experts to offload: use weight-offload"
     if settings.tier not in offload.READS:
-        return f"expert-offload puts experts into tier host or storage, not {settings.tier[:40]!r}"
+        return f"expert-offload puts experts into tier host, storage or peer, not {settings.tier[:40]!r}"
     if settings.compute not in ("", "host", "device") or (settings.compute == "host" and settings.tier != "host"):
         return "expert-offload computes on host or device, and on the host what lies in its memory"
     if settings.layers < 0 or not 0 <= settings.cached <= 1 or not 0 <= settings.hit <= 1:

@@ -1,4 +1,4 @@
-"""Weights behind the device: a part of every layer lies in the host's memory or on a drive and travels in every step.
+"""Weights elsewhere: a part of every layer lies in the host's memory, on a drive or in a neighbour and travels in every step.
 
 What travels for one layer arrives while the layer before computes, so that the layers of a step take (FlexGen,
 arXiv:2303.06865, section 4; vLLM's --cpu-offload-gb; Superpipeline, arXiv:2410.08791)
@@ -8,6 +8,9 @@ arXiv:2303.06865, section 4; vLLM's --cpu-offload-gb; Superpipeline, arXiv:2410.
 The part is the same of every layer. Two layers' parts have a place on the device: the one in use and the one that arrives.
 Embedding and head stay there. A layer's experts all travel, asked for or not: fetching those that are asked for is
 `expert-offload`.
+
+A neighbour is a device that has room to spare and does nothing else (tier peer: EnergonAI, arXiv:2209.02341, peer memory
+pooling); its link brings the part, and that its memory has the room is not checked.
 
 size_bytes is of one device, as vLLM counts it; 0 takes as much as it needs to leave the cache room for the tokens of one
 full step.
@@ -30,7 +33,7 @@ BUFFERED = 2.0  # layers whose travelling parts have a place on the device
 
 @dataclass(frozen=True, kw_only=True)
 class WeightOffload:
-    """Bytes of the layers' weights that lie outside a device, and where: host or storage."""
+    """Bytes of the layers' weights that lie outside a device, and where: host, storage or peer."""
 
     size_bytes: float = 0.0
     tier: str = "host"
@@ -38,7 +41,7 @@ class WeightOffload:
 
 def _problem(settings: WeightOffload, model: Model, run: Deployment) -> str:
     if settings.tier not in offload.READS:
-        return f"weight-offload puts weights into tier host or storage, not {settings.tier[:40]!r}"
+        return f"weight-offload puts weights into tier host, storage or peer, not {settings.tier[:40]!r}"
     if settings.size_bytes < 0:
         return "weight-offload needs a size_bytes of 0 or more"
     return ""
@@ -96,7 +99,7 @@ def _settle(settings: WeightOffload, freed_bytes: float, model: Model, run: Depl
 TECHNIQUE = Technique(
     name="weight-offload",
     title="Weights stream from host memory or drives",
-    source="FlexGen, arXiv:2303.06865, section 4; https://docs.vllm.ai/en/latest/configuration/engine_args.html",
+    source="FlexGen, arXiv:2303.06865, section 4; EnergonAI, arXiv:2209.02341; https://docs.vllm.ai/en/latest/configuration/engine_args.html",
     settings=WeightOffload,
     problem=_problem,
     ops=_ops,
