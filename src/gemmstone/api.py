@@ -287,6 +287,31 @@ def suggest_measurements(
     return {**_head("calibrate", []), "suggested": session.suggest(device, count, family, engine, known)}
 
 
+def traffic_show(name: str, *, rate: float | None = None, **asked: Any) -> dict[str, Any]:
+    """What a traffic is like, a kind (poisson, gamma ...), a distribution or a file: the document `gemmstone.traffic/1`.
+
+    Further keywords are those of `simulate.traffic.named`: requests, in_flight, seed, input_tokens, output_tokens, length_spread,
+    repair, and the settings of the kind.
+    """
+    from gemmstone.simulate.traffic import session  # lazy: no prediction reads traffic
+
+    said: list[str] = []
+    found = session.shown(name, said.append, rate_per_s=rate, **asked)
+    return {**_head("traffic", said), **found}
+
+
+def traffic_fit(file: str, **asked: Any) -> dict[str, Any]:
+    """The distribution of a trace file, which --traffic takes: the document `gemmstone.traffic/1`, `fit` says how well it fits.
+
+    Keywords: name, out (a file it is written to), about, source, license_, repair, requests, hash_tokens.
+    """
+    from gemmstone.simulate.traffic import session  # lazy: no prediction reads traffic
+
+    said: list[str] = []
+    found = session.fitted(file, say=said.append, **asked)
+    return {**_head("traffic", said), **found}
+
+
 def catalog_devices(name: str | None = None) -> dict[str, Any]:
     """All devices and systems, or one with every value, its source and where sources disagree."""
     if name is not None:

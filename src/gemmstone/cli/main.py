@@ -12,7 +12,7 @@ from typing import Annotated
 import typer
 
 from gemmstone import __version__
-from gemmstone.cli import calibrate, catalog, compare, plan, predict, validate
+from gemmstone.cli import calibrate, catalog, compare, plan, predict, traffic, validate
 from gemmstone.cli.output import (
     UsageProblem,
     abandon_output,
@@ -42,6 +42,7 @@ app.command("plan", help=plan.HELP, epilog=plan.EXAMPLE)(plan.command)
 app.command("compare", help=compare.HELP, epilog=compare.EXAMPLE, context_settings=compare.SETTINGS)(compare.command)
 app.command("validate", help=validate.HELP, epilog=validate.EXAMPLE)(validate.command)
 app.command("calibrate", help=calibrate.HELP, epilog=calibrate.EXAMPLE)(calibrate.command)
+app.add_typer(traffic.app, name="traffic")
 app.add_typer(catalog.app, name="catalog")
 VERBS = {
     "predict": predict.HELP,
@@ -49,6 +50,7 @@ VERBS = {
     "compare": compare.HELP,
     "validate": validate.HELP,
     "calibrate": calibrate.HELP,
+    "traffic": traffic.HELP,
     "catalog": catalog.HELP,
 }
 
