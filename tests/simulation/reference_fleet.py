@@ -9,18 +9,16 @@ from math import inf
 from reference_engine import Ask, Engine, Job
 
 
-def round_robin(engines: Sequence[Engine], routed: int, outstanding: Sequence[list[Job]]) -> int:
+def round_robin(pool: Pool) -> int:
     """Each in turn."""
-    return routed % len(engines)
+    return pool.turn % len(pool.engines)
 
 
-def least_work(engines: Sequence[Engine], routed: int, outstanding: Sequence[list[Job]]) -> int:
-    """The one with the fewest tokens of requests not yet answered, prompt and answer; the first of equals."""
-    work = [sum(job.ask.input_tokens + job.ask.output_tokens for job in jobs) for jobs in outstanding]
-    return work.index(min(work))
-
-
-Router = Callable[[Sequence[Engine], int, Sequence[list[Job]]], int]
+def least_work(pool: Pool) -> int:
+    """The one with the fewest tokens, prompt and answer, of requests sent to it and not answered; equals take turns."""
+    count = len(pool.engines)
+    work = [sum(job.ask.input_tokens + job.ask.output_tokens for job in jobs) for jobs in pool.outstanding]
+    return min(range(count), key=lambda at: (work[at], (at - pool.turn) % count))
 
 
 @dataclass(eq=False)
@@ -28,8 +26,8 @@ class Pool:
     """Engines behind a router. A job is outstanding from its arrival until its last token."""
 
     engines: list[Engine]
-    router: Router = round_robin
-    routed: int = 0
+    router: Callable[[Pool], int] = round_robin
+    turn: int = 0  # the engine after the one chosen last
     outstanding: list[list[Job]] = field(default_factory=list)
     reaching: list[tuple[float, int, Job, int]] = field(default_factory=list)  # on their way to the scheduler
 
@@ -38,8 +36,8 @@ class Pool:
 
     def accept(self, job: Job, now: float) -> bool:
         """Sends a job to an engine; False: that one can never hold it."""
-        chosen = self.router(self.engines, self.routed, self.outstanding)
-        self.routed += 1
+        chosen = self.router(self)
+        self.turn = chosen + 1
         job.replica = chosen
         engine = self.engines[chosen]
         if engine.blocks(job.ask.input_tokens + job.ask.output_tokens - 1) > engine.total_blocks:
