@@ -1,0 +1,241 @@
+"""Step times for a simulator: a StepTimer evaluated once over a grid, then read in nanoseconds.
+
+A step decodes B sequences whose caches hold S tokens together and computes P prompt tokens that attend to A keys in all:
+
+    t(B, S, P, A) = decode(B, S / B) + prompt(B, P, A / P)
+
+`decode` is tabulated for every B, piecewise linear in the mean context S / B; `prompt` is what prompt tokens add to the
+step, larger where they have its linear layers to themselves, on a grid that is linear in between. That attention of prompts
+and of decoding sequences do not disturb each other is what makes it a sum; `check` measures what this and the grid cost.
+The second number of every entry is joules of one device above its standing power.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from gemmstone.core.deployment import Array, Step
+from gemmstone.graph import techniques
+from gemmstone.simulate.engine.compiled import compiled, entry
+from gemmstone.simulate.requests import Integers
+from gemmstone.simulate.steady import Timer
+
+SECONDS, JOULES = 0, 1
+DENSE_SEQS = 64  # batches up to here are evaluated one by one, larger ones on a grid
+PER_OCTAVE = {"sequences": 8, "context": 2, "prompt": 4, "attended": 2, "beside": 1}  # grid points per doubling
+LONGEST = 2.0**21  # tokens of context up to where tables reach; beyond, the last slope goes on
+
+
+MOST_SEQUENCES = 16384  # that one engine decodes at once
+CONTEXTS, BATCHES, PROMPTS, KEYS = 48, 24, 96, 48  # grid points there is room for
+StepTable = Any  # a record of TABLE
+
+TABLE = np.dtype(
+    [
+        ("last", np.int64),  # pieces between the contexts, less one
+        ("last_beside", np.int64),
+        ("last_prompt", np.int64),
+        ("last_attended", np.int64),
+        ("growth", np.float64),  # tokens a decoding sequence gains in a step
+        ("context", np.float64, CONTEXTS),  # mean tokens in the caches of decoding sequences
+        ("beside", np.float64, BATCHES),  # batches beside which prompts were evaluated
+        ("prompt_tokens", np.float64, PROMPTS),
+        ("attended", np.float64, KEYS),  # mean keys that a prompt token attends to
+        ("prompt", np.float64, (BATCHES, PROMPTS, KEYS, 2)),
+        ("decode", np.float64, (MOST_SEQUENCES + 1, CONTEXTS, 2)),  # no sequences: no step
+    ]
+)
+
+
+@compiled
+def segment(nodes: Array, last: int, value: float) -> int:
+    """The piece between nodes that a value lies in: 0 to last."""
+    low, high = 0, last + 1
+    while high - low > 1:
+        middle = (low + high) >> 1
+        if nodes[middle] <= value:
+            low = middle
+        else:
+            high = middle
+    return low
+
+
+@compiled
+def decode_value(table: StepTable, sequences: int, context: float, what: int) -> float:
+    """Seconds or joules of a step that decodes so many sequences of a mean context."""
+    at = segment(table.context, table.last, context)
+    low, high = table.context[at], table.context[at + 1]
+    one, other = table.decode[sequences, at, what], table.decode[sequences, at + 1, what]
+    return float(one + (other - one) * ((context - low) / (high - low)))
+
+
+@compiled
+def prompt_value(table: StepTable, sequences: int, tokens: int, attended: float, what: int) -> float:
+    """Seconds or joules that prompt tokens with so many attended keys in all add to a step of decoding sequences."""
+    if tokens == 0:
+        return 0.0
+    mean = attended / tokens
+    w = segment(table.attended, table.last_attended, mean)
+    w_share = max((mean - table.attended[w]) / (table.attended[w + 1] - table.attended[w]), 0.0)
+    b = segment(table.beside, table.last_beside, sequences)
+    b_share = (sequences - table.beside[b]) / (table.beside[b + 1] - table.beside[b])
+    p = segment(table.prompt_tokens, table.last_prompt, tokens)
+    p_share = (tokens - table.prompt_tokens[p]) / (table.prompt_tokens[p + 1] - table.prompt_tokens[p])
+    total = 0.0
+    for i in range(2):
+        b_weight = b_share if i else 1.0 - b_share
+        if b_weight != 0.0:
+            for j in range(2):
+                low, high = table.prompt[b + i, p + j, w, what], table.prompt[b + i, p + j, w + 1, what]
+                total += b_weight * (p_share if j else 1.0 - p_share) * (low + (high - low) * w_share)
+    return float(total)
+
+
+@entry
+def step_s(table: StepTable, sequences: int, context_sum: float, prompt_tokens: int, attended: float) -> float:
+    """Seconds of a step: `sequences` decode whose caches hold `context_sum` tokens together, and prompt tokens that attend
+    to `attended` keys in all are computed."""
+    decoding = decode_value(table, sequences, context_sum / sequences, SECONDS) if sequences else 0.0
+    return decoding + prompt_value(table, sequences, prompt_tokens, attended, SECONDS)
+
+
+def compile_steps(timer: Timer, most_sequences: int, most_prompt_tokens: int, longest: float) -> StepTable:
+    """The table of a replica, up to so many sequences and prompt tokens a step and tokens a request.
+
+    With attention data parallelism the counts are of the whole replica, spread evenly over its ranks.
+    """
+    most_sequences = min(most_sequences, MOST_SEQUENCES)
+    longest = max(float(longest), 4.0)
+    context = _octaves(1.0, longest, PER_OCTAVE["context"])[:CONTEXTS]
+    sequences = _counts(most_sequences, DENSE_SEQS, PER_OCTAVE["sequences"])
+    beside = _counts(most_sequences, 2, PER_OCTAVE["beside"], least=0)
+    tokens = _counts(most_prompt_tokens, 2, PER_OCTAVE["prompt"])
+    attended = _octaves(0.5, longest, PER_OCTAVE["attended"])[:KEYS]
+    decode = _decode(timer, sequences, context, most_sequences)
+    prompt = _prompt(timer, beside, tokens, attended)
+    return _table(
+        context, decode, beside, tokens, attended, prompt, techniques.tokens_per_step(timer.deployment.techniques)
+    )
+
+
+def linear(
+    base_s: float,
+    per_sequence_s: float = 0.0,
+    per_context_s: float = 0.0,
+    per_prompt_token_s: float = 0.0,
+    *,
+    per_attended_s: float = 0.0,
+    watts: float = 0.0,
+    most_sequences: int = 1024,
+) -> StepTable:
+    """A table of exactly linear steps: base + per_sequence B + per_context S + per_prompt_token P + per_attended A.
+
+    A step without decoding sequences costs the base, too. For closed forms and tests.
+    """
+    context = np.array([0.0, 2.0**24])
+    count = np.arange(most_sequences + 1.0)
+    decode = base_s + count[:, None] * (per_sequence_s + per_context_s * context[None, :])
+    decode[0] = 0.0
+    tokens, attended = np.array([0.0, 2.0**24]), np.array([0.0, 2.0**24])
+    alone = per_prompt_token_s * tokens[:, None] + per_attended_s * tokens[:, None] * attended[None, :]
+    # Beside nothing the prompts' step has a base of its own.
+    prompt = np.stack([alone + base_s, alone, alone])
+    spent = np.array([1.0, watts])
+    beside = np.array([0.0, 1.0, 2.0**24])
+    return _table(context, decode[..., None] * spent, beside, tokens, attended, prompt[..., None] * spent, 1.0)
+
+
+def constant(seconds_per_step: float) -> StepTable:
+    """A table whose every step takes the same time."""
+    return linear(seconds_per_step)
+
+
+def _table(
+    context: Array, decode: Array, beside: Array, tokens: Array, attended: Array, prompt: Array, growth: float
+) -> StepTable:
+    """A record of TABLE from grids and the values on them."""
+    made = np.zeros(1, dtype=TABLE)
+    table = made[0]
+    table["growth"] = growth
+    for name, last, nodes in (
+        ("context", "last", context),
+        ("beside", "last_beside", beside),
+        ("prompt_tokens", "last_prompt", tokens),
+        ("attended", "last_attended", attended),
+    ):
+        table[name][: len(nodes)] = nodes
+        table[last] = len(nodes) - 2
+    table["decode"][: decode.shape[0], : decode.shape[1]] = decode
+    table["prompt"][: prompt.shape[0], : prompt.shape[1], : prompt.shape[2]] = prompt
+    return table
+
+
+def _octaves(first: float, last: float, per_octave: int) -> Array:
+    """Points from first to at least last, so many per doubling."""
+    steps = max(2, int(np.ceil(np.log2(last / first) * per_octave)) + 1)
+    return np.asarray(first * 2.0 ** (np.arange(steps) / per_octave), dtype=float)
+
+
+def _counts(last: int, dense: int, per_octave: int, least: int = 1) -> Array:
+    """Whole numbers from least to last: each one at first, then so many per doubling; at least two."""
+    some = np.round(_octaves(float(max(dense, 1)), float(max(last, dense + 1)), per_octave))
+    found = np.unique(np.concatenate([np.arange(least, dense + 1), some]))
+    found = found[found < last]
+    return np.asarray(
+        np.unique(np.concatenate([found, [last, *([last + 1.0] if len(found) == 0 else [])]])), dtype=float
+    )
+
+
+def _places(grid: Array, most: int) -> tuple[Integers, Array]:
+    """For every whole number up to most: its lower neighbour on a grid, and the share of the way to the next."""
+    numbers = np.arange(most + 1.0)
+    at = np.clip(np.searchsorted(grid, numbers, side="right") - 1, 0, len(grid) - 2)
+    frac = np.maximum((numbers - grid[at]) / (grid[at + 1] - grid[at]), 0.0)
+    return at.astype(np.int32), frac
+
+
+def _values(timer: Timer, step: Step, shape: tuple[int, ...]) -> npt.NDArray[np.float64]:
+    tree = timer.estimate(step)
+    joules = np.broadcast_to(tree.energy_j, tree.time_s.shape)
+    return np.stack([tree.time_s, joules], axis=-1).reshape(*shape, 2)
+
+
+def _decode_step(timer: Timer, sequences: Array, context: Array) -> Step:
+    ranks = float(timer.deployment.attention_dp)
+    return Step(prefill_seqs=np.zeros_like(sequences), decode_seqs=sequences / ranks, decode_context=context)
+
+
+def _decode(timer: Timer, sequences: Array, context: Array, most: int) -> npt.NDArray[np.float64]:
+    """Values [B, c, 2] of steps without prompts for every batch up to `most`."""
+    grid_b, grid_c = (axis.ravel() for axis in np.meshgrid(sequences, context, indexing="ij"))
+    values = _values(timer, _decode_step(timer, grid_b, grid_c), (len(sequences), len(context)))
+    at, frac = _places(sequences, most)
+    dense = values[at] + (values[at + 1] - values[at]) * frac[:, None, None]
+    dense[0] = 0.0
+    return np.asarray(dense, dtype=float)
+
+
+def _prompt(timer: Timer, beside: Array, tokens: Array, attended: Array) -> npt.NDArray[np.float64]:
+    """Values [B, P, w, 2] that prompts add to a step: whole ones where they attend to few keys, else the end of a long one."""
+    grid_b, grid_p, grid_w = (axis.ravel() for axis in np.meshgrid(beside, tokens, attended, indexing="ij"))
+    ranks = float(timer.deployment.attention_dp)
+    whole = grid_w < grid_p / 2.0
+    each = np.where(whole, np.maximum(2.0 * grid_w, 1.0), grid_p)
+    prompts = grid_p / each
+    past = np.where(whole, 0.0, grid_w - grid_p / 2.0)
+    usual = np.full_like(grid_b, 1024.0)  # context of the sequences beside: it drops out of the difference
+    step = Step(
+        prefill_seqs=np.maximum(prompts / ranks, 1.0),  # a single prompt lies on one rank, and the others wait for it
+        prefill_tokens=each,
+        prefill_past=past,
+        decode_seqs=grid_b / ranks,
+        decode_context=usual,
+    )
+    shape = (len(beside), len(tokens), len(attended))
+    whole_step = _values(timer, step, shape)
+    alone = _values(timer, _decode_step(timer, grid_b, usual), shape)
+    alone[beside == 0] = 0.0
+    return np.asarray(np.maximum(whole_step - alone, 0.0), dtype=float)
