@@ -87,7 +87,7 @@ def volume(asked: Asked, *, rate_per_s: float | None = None, days: float = 0.0) 
 
     Any two of requests, rate and days decide the third.
     """
-    days = asked.number("days", high=MAX_DAYS) or (0.0 if asked.requests and asked.rate_per_s else days)
+    days = asked.number("days", high=MAX_DAYS) or (0.0 if None not in (asked.requests, asked.rate_per_s) else days)
     count, rate = asked.requests, asked.rate_per_s
     if days and count is not None and rate is not None:
         raise BadRequest("requests, rate and days at once: leave one of them out, the others decide it")

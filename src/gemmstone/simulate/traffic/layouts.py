@@ -84,13 +84,13 @@ WANTED = (
 
 def columns(names: Sequence[str], file: str) -> Columns:
     """Which column holds what; BadRequest names the columns found where lengths are missing or a column is there twice."""
-    plain = {name: name.strip() for name in names}
-    by_name = {plain[name]: name for name in names}
+    plain = [name.strip() for name in names]
+    by_name = dict(zip(plain, names, strict=True))
 
     def first(wanted: Sequence[str]) -> str | None:
         for name in wanted:
             if name in by_name:
-                if list(plain.values()).count(name) > 1:
+                if plain.count(name) > 1:
                     raise BadRequest(f"{file}: the column {name} is there twice")
                 return by_name[name]
         return None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -38,17 +39,21 @@ def csv(path: Path, broken: list[int]) -> tuple[Columns, Iterator[Batch]]:
             convert_options=reader.ConvertOptions(include_columns=names or [], column_types=texts, check_utf8=True),
         )
 
-    header = _header(path)
+    _check_text(path)
+    header, rest = _header(path)
     found = columns(header, path.name)
 
     def batches() -> Iterator[Batch]:
         origin, last = Origin(), 1
+        if not rest:
+            return
         try:
             for part in opened(found.used()):
-                gone, skipped[:] = np.array(skipped, dtype=np.int64), []
-                lines = np.arange(last + 1, last + 1 + len(part) + len(gone), dtype=np.int64)
-                lines = lines[~np.isin(lines, gone)]
-                last += len(part) + len(gone)
+                # Blocks are parsed ahead: lines that were skipped may lie behind this part.
+                lines = np.arange(last + 1, last + 1 + len(part) + len(skipped), dtype=np.int64)
+                lines = lines[~np.isin(lines, skipped)][: len(part)]
+                last = int(lines[-1]) if len(lines) else last
+                skipped[:] = [line for line in skipped if line > last]
                 start = 0
                 for piece in rows_of(part):
                     yield _filled(of_table(piece, lines[start : start + len(piece)], found, origin), piece)
@@ -84,12 +89,30 @@ def parquet(path: Path) -> tuple[Columns, Iterator[Batch]]:
     return found, batches()
 
 
-def _header(path: Path) -> list[str]:
-    """The names in the first line of a CSV."""
+def _check_text(path: Path) -> None:
+    """Raises BadRequest where a file is not all text: pyarrow would complain of it on standard error."""
+    decoder, before = codecs.getincrementaldecoder("utf-8")(), 1
+    with path.open("rb") as file:
+        while True:
+            block = file.read(BLOCK_BYTES)
+            try:
+                if b"\0" in block:
+                    raise ValueError
+                decoder.decode(block, final=not block)
+            except ValueError:
+                raise BadRequest(f"{path.name}: not text in UTF-8, on line {before} or after") from None
+            if not block:
+                return
+            before += block.count(b"\n")
+
+
+def _header(path: Path) -> tuple[list[str], bool]:
+    """The names in the first line of a CSV, and whether anything follows."""
     import csv as plain
 
     with path.open("rb") as file:
         line = file.readline(BLOCK_BYTES)
+        rest = bool(file.read(1))
     try:
         text = line.decode("utf-8-sig")
         names = next(plain.reader([text]), [])
@@ -97,7 +120,7 @@ def _header(path: Path) -> list[str]:
         raise BadRequest(f"{path.name}: its first line is no header of a CSV") from None
     if len(names) > MAX_COLUMNS:
         raise BadRequest(f"{path.name}: {len(names):,} columns are more than {MAX_COLUMNS:,}")
-    return names
+    return names, rest
 
 
 def _filled(batch: Batch, table: Any) -> Batch:
