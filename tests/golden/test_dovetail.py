@@ -8,13 +8,16 @@ from __future__ import annotations
 
 from functools import cache
 
+import numpy as np
 import pytest
+from scipy import stats
 
 from gemmstone.api import Choice, Scenario, Workload
 from gemmstone.core.deployment import Step
 from gemmstone.graph import techniques
 from gemmstone.graph.techniques.speculative import Speculative, tokens_per_step
 from gemmstone.simulate.scenario import system
+from gemmstone.simulate.schedules import speculation
 from gemmstone.simulate.system import System
 
 RATE, GAIN, RATE_WITH_7_GB = 5.86, 2.77, 8.0
@@ -114,3 +117,111 @@ def test_with_seven_gigabytes() -> None:
     assert RATE_WITH_7_GB <= rate <= 1.15 * RATE_WITH_7_GB
     rates = [with_memory(size, tokens=5)[1] for size in (3e9, 5e9, 7e9, 9e9)]
     assert rates == sorted(rates)  # the more on the GPU the faster
+
+
+# Round by round: which tokens stand, and the time of many rounds ---------------------------------------------------------
+
+WORDS, SEQUENCES = 4, 40_000
+
+
+def toy(seed: int, like: np.ndarray | None = None) -> np.ndarray:
+    """Probabilities of the next of four words behind each two; mixed half and half with another model's where given."""
+    own = np.random.default_rng(seed).dirichlet(np.full(WORDS, 0.7), size=(WORDS, WORDS))
+    return own if like is None else 0.5 * own + 0.5 * like
+
+
+def model(table: np.ndarray) -> speculation.LanguageModel:
+    def probabilities(tokens: np.ndarray, lengths: np.ndarray) -> np.ndarray:
+        each = np.arange(len(tokens))
+        return table[tokens[each, lengths - 2], tokens[each, lengths - 1]]
+
+    return probabilities
+
+
+def greedy(table: np.ndarray) -> np.ndarray:
+    """All weight on the likeliest word."""
+    return np.eye(WORDS)[table.argmax(axis=-1)]
+
+
+TARGET = toy(11)
+DRAFT = toy(12, TARGET)
+
+
+def p_value(made: np.ndarray, table: np.ndarray) -> float:
+    """Chi-squared test of three words behind (0, 0) against what a model gives them."""
+    expected = np.array(
+        [
+            table[0, 0, first] * table[0, first, second] * table[first, second, third]
+            for first in range(WORDS)
+            for second in range(WORDS)
+            for third in range(WORDS)
+        ]
+    )
+    seen = np.bincount(made @ np.array([WORDS**2, WORDS, 1]), minlength=WORDS**3)
+    enough = expected * len(made) >= 5
+    if not enough.all():
+        seen, expected = (
+            np.append(seen[enough], seen[~enough].sum()),
+            np.append(expected[enough], expected[~enough].sum()),
+        )
+    return float(stats.chisquare(seen, expected * len(made)).pvalue)
+
+
+def drawn(drafted: int, target: np.ndarray = TARGET, draft: np.ndarray = DRAFT, length: int = 3) -> speculation.Decoded:
+    prompts = np.zeros((SEQUENCES, 2), dtype=np.int64)
+    return speculation.decode(model(target), model(draft), prompts, length, drafted=drafted, seed=5)
+
+
+@pytest.mark.parametrize("drafted", [0, 1, 2, 3, 7])
+def test_words_are_distributed_as_the_targets_own(drafted: int) -> None:
+    assert p_value(drawn(drafted).tokens, TARGET) > 0.01
+
+
+def test_the_test_tells_the_draft_from_the_target() -> None:
+    """What the draft alone would say is found out, the other way round as well."""
+    assert p_value(drawn(0, target=DRAFT).tokens, TARGET) < 1e-6
+    assert p_value(drawn(0).tokens, DRAFT) < 1e-6
+
+
+@pytest.mark.parametrize("drafted", [1, 3, 7])
+def test_greedy_words_are_exactly_the_targets_own(drafted: int) -> None:
+    prompts = np.array([[first, second] for first in range(WORDS) for second in range(WORDS)])
+    target, draft = model(greedy(TARGET)), model(greedy(DRAFT))
+    alone = speculation.decode(target, target, prompts, 50, drafted=0)
+    together = speculation.decode(target, draft, prompts, 50, drafted=drafted)
+    assert np.array_equal(alone.tokens, together.tokens)
+    assert not np.array_equal(speculation.decode(draft, draft, prompts, 50, drafted=0).tokens, alone.tokens)
+    assert together.sequences.sum() < alone.sequences.sum()
+
+
+def test_share_of_words_that_stand_is_what_the_two_distributions_have_in_common() -> None:
+    found = drawn(1, length=1)
+    chance = float(speculation.acceptance(DRAFT[0, 0], TARGET[0, 0]))
+    error = (chance * (1 - chance) / SEQUENCES) ** 0.5
+    assert found.accepted.sum() / found.looked_at.sum() == pytest.approx(chance, abs=4 * error)
+
+
+def round_s(tokens: int) -> tuple[float, float]:
+    """Seconds of one draft pass on the GPU and of verifying tokens + 1 on the host, with all layers there."""
+    found, _ = speculative(tokens, 0.8, LAYERS)
+    parts = found.timer.estimate(STEP).parts[0].parts
+    spent = {part.name.split(" x ")[0]: float(part.time_s[0]) for part in parts}
+    draft_s = spent.pop("draft")
+    return draft_s / tokens, sum(spent.values())
+
+
+def simulated(tokens: int, accept: float) -> speculation.Timeline:
+    draft_s, verify_s = round_s(tokens)
+    return speculation.timeline(20_000, drafted=tokens, accept=accept, draft_s=draft_s, verify_s=verify_s, seed=tokens)
+
+
+@pytest.mark.parametrize("tokens", DRAFTED)
+def test_simulated_rounds_reach_the_gain(tokens: int) -> None:
+    """20,000 tokens in rounds of t = g t_draft + t_verify(g + 1) at the acceptance that the formula asks for."""
+    accept = needed_acceptance(tokens)
+    found = simulated(tokens, accept)
+    assert found.total_s == pytest.approx(found.draft_s + found.verify_s)
+    # tokens of a round vary by less than g + 1, of some 5,000 rounds: four standard errors are below 3%
+    assert found.tokens_per_s == pytest.approx(RATE, rel=0.03)
+    assert found.tokens_per_s / ALONE == pytest.approx(GAIN, rel=0.03)
+    assert found.draft_s < 0.1 * found.total_s

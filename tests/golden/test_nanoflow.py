@@ -7,6 +7,8 @@ hold everything. Decode attention, as its printed FLOP imply: 512 prompt and 102
 
 from __future__ import annotations
 
+from functools import cache
+
 import numpy as np
 import pytest
 
@@ -211,6 +213,13 @@ def searched() -> list[nano_batches.NanoSchedule]:
     return nano_batches.search(made().timer, STEP)
 
 
+@cache
+def searched_gain() -> float:
+    """The best of the search over the whole batch at once."""
+    found = searched()
+    return next(made for made in found if made.shares == (1.0,)).total_s / found[0].total_s
+
+
 def test_search_finds_the_best_split_of_the_paper_s_step() -> None:
     """Our operations, norms and weights that every part reads anew included, in all splits and orders that are tried."""
     found = searched()
@@ -218,7 +227,8 @@ def test_search_finds_the_best_split_of_the_paper_s_step() -> None:
     assert [made.total_s for made in found] == sorted(made.total_s for made in found)
     assert len(best.shares) > 1
     assert all(made.bound_s <= made.total_s * (1 + 1e-9) for made in found)
-    assert 1.3 <= whole.total_s / best.total_s <= whole.total_s / best.bound_s < 1.6
+    assert 1.3 <= searched_gain() <= 1.52
+    assert searched_gain() <= whole.total_s / best.bound_s
     halves = min(made.total_s for made in found if made.shares == (0.5, 0.5))
     assert 1.3 <= whole.total_s / halves <= 1.52
     assert whole.total_s == pytest.approx(float(np.sum(layers().time_s)), rel=1e-9)

@@ -34,6 +34,7 @@ SEEDS = [
     "speculative",
     "peft-survey",
     "efficientllm",
+    "energonai",
     "dovetail",
     "superpipeline",
     "duplex",

@@ -64,14 +64,20 @@ class Streamed(NamedTuple):
 def held_blocks(input_tokens: npt.ArrayLike, output_tokens: npt.ArrayLike, block_tokens: int) -> Whole:
     """Pages of each request summed over its passes: of ceil((p + j) / block) for j from 0 to g - 1."""
     prompt, made = np.asarray(input_tokens, dtype=np.int64), np.asarray(output_tokens, dtype=np.int64)
-    summed: Whole = _pages_up_to(prompt + made - 1, block_tokens) - _pages_up_to(prompt - 1, block_tokens)
-    return summed
+    return _pages_up_to(prompt + made - 1, block_tokens) - _pages_up_to(prompt - 1, block_tokens)
 
 
 def _pages_up_to(tokens: Whole, size: int) -> Whole:
     """Sum of ceil(n / size) for n from 1 to each number of tokens."""
     full, rest = np.divmod(tokens, size)
-    return size * full * (full + 1) // 2 + rest * (full + 1)
+    summed: Whole = size * full * (full + 1) // 2 + rest * (full + 1)
+    return summed
+
+
+def even_pace(system: Streaming, input_tokens: npt.ArrayLike, output_tokens: npt.ArrayLike) -> float:
+    """Prompt tokens a pass with which requests of these lengths fill the cache evenly."""
+    each_pass = system.blocks / float(np.mean(held_blocks(input_tokens, output_tokens, system.block_tokens)))
+    return each_pass * float(np.mean(np.asarray(input_tokens)))
 
 
 def bound(system: Streaming, input_tokens: npt.ArrayLike, output_tokens: npt.ArrayLike) -> float:
@@ -155,8 +161,7 @@ def stream(system: Streaming, input_tokens: npt.ArrayLike, output_tokens: npt.Ar
     _check(system, prompt, made)
     if system.prompt_tokens is not None:
         return _streamed(system, prompt, made, system.prompt_tokens)
-    each_pass = system.blocks / float(held_blocks(prompt, made, system.block_tokens).mean())
-    paces = (each_pass * float(prompt.mean()), math.inf) if system.mixed else (math.inf,)
+    paces = (even_pace(system, prompt, made), math.inf) if system.mixed else (math.inf,)
     return min((_streamed(system, prompt, made, pace) for pace in paces), key=lambda found: found.total_s)
 
 
