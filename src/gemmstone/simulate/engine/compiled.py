@@ -8,11 +8,12 @@ import tempfile
 from collections.abc import Callable
 from functools import lru_cache, wraps
 from pathlib import Path
-from typing import ParamSpec, TypeVar
+from typing import Any, ParamSpec, TypeVar
 
 import numba
-from numba.core import config
+from numba.core import config as numba_config
 
+config: Any = numba_config  # its fields are made at run time
 Given = ParamSpec("Given")
 Result = TypeVar("Result")
 SIMULATE = Path(__file__).resolve().parent.parent
@@ -73,7 +74,7 @@ def entry(function: Callable[Given, Result]) -> Callable[Given, Result]:
     return call
 
 
-def _made(function: Callable[Given, Result], **options: bool | str) -> Callable[Given, Result]:
+def _made(function: Callable[Given, Result], **options: Any) -> Callable[Given, Result]:
     before = config.CACHE_DIR
     config.CACHE_DIR = cache_folder()
     try:

@@ -33,7 +33,7 @@ def count_gaps(world: World, engine: Engine, context: float, steps: int, extra_s
         first = row[at, 0] + slope * (start - low) + extra_s
         here = steps - done
         if at < table.last and start + (here - 1) * growth >= high:
-            here = max(1, min(here, int(math.ceil((high - start) / growth))))
+            here = max(1, min(here, math.ceil((high - start) / growth)))
         lowest = gap_bin(engine, first)
         highest = gap_bin(engine, first + slope * growth * (here - 1))
         if lowest == highest or slope <= 0.0:
@@ -42,7 +42,7 @@ def count_gaps(world: World, engine: Engine, context: float, steps: int, extra_s
             counted = 0
             for which in range(lowest, highest):  # steps that end below the upper edge of each bin
                 edge = LEAST_S * 10.0 ** ((which + 1.0) / PER_DECADE)
-                below = min(max(int(math.ceil((edge - first) / (slope * growth))), counted), here)
+                below = min(max(math.ceil((edge - first) / (slope * growth)), counted), here)
                 bins[which] += (below - counted) * sequences
                 counted = below
             bins[highest] += (here - counted) * sequences

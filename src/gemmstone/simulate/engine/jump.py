@@ -26,7 +26,7 @@ def stretch(table: StepTable, sequences: int, context: float, steps: int, what: 
         first = row[at, what] + slope * (start - low)
         here = steps - done
         if at < last and start + (here - 1) * growth >= high:
-            here = max(1, min(here, int(math.ceil((high - start) / growth))))
+            here = max(1, min(here, math.ceil((high - start) / growth)))
         total += here * first + 0.5 * slope * growth * here * (here - 1.0)
         done += here
     return total
@@ -47,7 +47,7 @@ def steps_until(table: StepTable, sequences: int, context: float, steps: int, se
         first = row[at, 0] + slope * (start - low) + extra_s
         here = steps - done
         if at < last and start + (here - 1) * growth >= high:
-            here = max(1, min(here, int(math.ceil((high - start) / growth))))
+            here = max(1, min(here, math.ceil((high - start) / growth)))
         whole = here * first + 0.5 * slope * growth * here * (here - 1.0)
         if whole >= left:
             return max(1, done + _steps_within(first, slope * growth, here, left))
@@ -66,7 +66,7 @@ def _steps_within(first: float, rise: float, most: int, seconds: float) -> int:
     guess = (
         seconds / first if abs(rise) * most < 1e-9 * first or root < 0.0 else (2.0 * seconds) / (slow + math.sqrt(root))
     )
-    n = min(max(int(math.ceil(guess)) - 1, 1), most)
+    n = min(max(math.ceil(guess) - 1, 1), most)
     while n < most and n * first + 0.5 * rise * n * (n - 1.0) < seconds:
         n += 1
     while n > 1 and (n - 1) * first + 0.5 * rise * (n - 1) * (n - 2.0) >= seconds:

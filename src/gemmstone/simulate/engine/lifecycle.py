@@ -14,6 +14,7 @@ from gemmstone.simulate.engine.blocks import (
     steps_per_block,
 )
 from gemmstone.simulate.engine.compiled import compiled
+from gemmstone.simulate.engine.counting import gap_bin
 from gemmstone.simulate.engine.heap import push_coming, push_decoding, push_waiting, remove_decoding
 from gemmstone.simulate.engine.jump import step_length
 from gemmstone.simulate.engine.state import (
@@ -140,6 +141,8 @@ def prompt_done(world: World, engine: Engine, request: int, now: float) -> None:
             context = engine.context / engine.sequences
             held_s = engine.emit_steps * step_length(world.tables[engine.kind], engine.sequences, context)
             book[request].first_token_s += held_s
+    else:
+        engine.itl[gap_bin(engine, now - book[request].last_token_s)] += 1
     if book[request].generated >= book[request].output_tokens and engine.batching != STATIC:
         end(world, engine, request, blocks_of(int(book[request].target), engine.block_size), now)
     else:
@@ -189,6 +192,7 @@ def put_back(world: World, engine: Engine, request: int) -> None:
     """A running request loses its blocks and waits again: its tokens are computed anew, or copied back from the host."""
     book = world.book
     book[request].preemptions += 1
+    book[request].last_token_s = engine.now
     engine.preemptions += 1
     if book[request].state == DECODING:
         left = book[request].finish - engine.clock
@@ -198,6 +202,7 @@ def put_back(world: World, engine: Engine, request: int) -> None:
             got = min(got, book[request].output_tokens - 1)
         tokens = int(held_tokens(world, engine, request))
         blocks = leave_batch(world, engine, request)
+        engine.output_total += got - book[request].generated
         book[request].generated = got
         swapped = engine.preemption == SWAP and swap_out(world, engine, request, tokens, blocks)
         book[request].target = tokens if swapped else book[request].input_tokens + got

@@ -62,7 +62,7 @@ def home(caches: PrefixCaches, block: int) -> int:
     """The slot where a block's search begins."""
     mask = caches.slots.shape[1] - 1
     mixed = (block + 1) * MIX
-    return ((mixed >> 32) ^ mixed) & mask
+    return int(((mixed >> 32) ^ mixed) & mask)
 
 
 @compiled
@@ -114,7 +114,7 @@ def use(caches: PrefixCaches, row: int, node: int) -> bool:
     if first:
         unlist(caches, row, node)
     caches.nodes[row, node].users += 1
-    return first
+    return bool(first)
 
 
 @compiled
@@ -124,7 +124,7 @@ def leave(caches: PrefixCaches, row: int, node: int) -> bool:
     last = caches.nodes[row, node].users == 0
     if last:
         enlist(caches, row, node)
-    return last
+    return bool(last)
 
 
 @compiled

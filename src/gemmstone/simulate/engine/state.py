@@ -10,12 +10,13 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from gemmstone.simulate.engine.prefix_cache import NONE, PrefixCaches
+from gemmstone.simulate.engine.prefix_cache import PrefixCaches
 from gemmstone.simulate.outcome.histogram import BINS
 from gemmstone.simulate.requests import Integers
 from gemmstone.simulate.step_tables import MOST_SEQUENCES, TABLE
 
 NEVER = np.inf
+NONE = -1
 APPLY, SCHEDULE = 0, 1  # what comes next at `end`: the results of the step in flight, or the choice of the next one
 CONTINUOUS, PREFILL_FIRST, STATIC = 0, 1, 2
 RECOMPUTE, SWAP = 0, 1
@@ -126,6 +127,7 @@ REQUEST = np.dtype(
         ("first_token_s", np.float64),
         ("finished_s", np.float64),
         ("pause_s", np.float64),
+        ("last_token_s", np.float64),  # before it was put back
         ("next_turn", np.int64),  # place in the book of the request that follows this one
         ("hash_start", np.int64),
         ("hash_end", np.int64),

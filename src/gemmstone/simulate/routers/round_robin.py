@@ -13,5 +13,5 @@ def round_robin(world: World, first: int, last: int) -> int:
         r = first + world.clock[0].turn % (last - first)
         world.clock[0].turn += 1
         if world.engines[r].up:
-            return r
+            return int(r)
     return NONE

@@ -1,0 +1,103 @@
+"""The requests that a running simulation holds: a ring of them, filled in the order of the traffic and emptied in the same.
+
+A request's place never changes while it is known, since engines refer to it, until the ring has to grow: then all places are
+renumbered at once.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from gemmstone.simulate.engine.state import COMING, DONE, NONE, REJECTED, REQUEST, World
+from gemmstone.simulate.requests import Requests, Served
+
+COLUMNS = ("input_tokens", "output_tokens", "priority", "client")
+UNKNOWN = ("scheduled_s", "first_token_s", "finished_s")
+LINKS = ("child", "sibling", "next_place", "next_turn")
+
+
+class Book:
+    """The ring around World.book: `taken` requests were put in, `given` were handed out again."""
+
+    def __init__(self, world: World) -> None:
+        self.world = world
+        self.taken = 0
+        self.given = 0
+
+    @property
+    def size(self) -> int:
+        """Places of the ring."""
+        return len(self.world.book)
+
+    @property
+    def room(self) -> int:
+        """Places free in one piece."""
+        return min(self.size - (self.taken - self.given), self.size - self.taken % self.size)
+
+    def take(self, chunk: Requests, begin: int, count: int) -> tuple[int, int]:
+        """Puts `count` requests of a chunk in; returns the places from and to."""
+        first = self.taken % self.size
+        rows, of = self.world.book[first : first + count], slice(begin, begin + count)
+        rows[:] = np.zeros(1, dtype=REQUEST)
+        rows["order"] = np.arange(self.taken, self.taken + count)
+        rows["arrival_s"] = chunk.arrival_s[of]
+        for name in COLUMNS:
+            rows[name] = getattr(chunk, name)[of]
+        for name in UNKNOWN:
+            rows[name] = np.nan
+        for name in LINKS:
+            rows[name] = NONE
+        rows["hash_start"], rows["hash_end"] = chunk.hash_start[of], chunk.hash_start[1:][of]
+        rows["replica"] = NONE
+        self.taken += count
+        self.world.clock["known"] = min(self.taken, self.size)
+        return first, first + count
+
+    def follow(self, chunk: Requests) -> None:
+        """Who follows whom, for traffic that is in the ring as a whole."""
+        rows = self.world.book
+        later = np.flatnonzero(chunk.follows >= 0)
+        rows["next_turn"][chunk.follows[later]] = later
+        rows["pause_s"][later] = chunk.arrival_s[later]
+        rows["arrival_s"][later] = np.nan
+
+    def done(self) -> Served:
+        """Hands out the requests at the front of the ring that nothing happens to any more."""
+        waiting = self.taken - self.given
+        places = (self.given + np.arange(waiting)) % self.size
+        over = np.isin(self.world.book["state"][places], (DONE, REJECTED))
+        count = waiting if over.all() else int(np.argmin(over))
+        self.given += count
+        return served(self.world.book[places[:count]])
+
+    def rest(self) -> Served:
+        """Hands out all that was sent, whatever became of it."""
+        rows = self.world.book[(self.given + np.arange(self.taken - self.given)) % self.size]
+        self.given = self.taken
+        return served(rows[(rows["state"] != 0) & (rows["state"] != COMING)])
+
+    def grow(self) -> World:
+        """Twice the room, every place renumbered."""
+        old = self.world
+        size = 2 * self.size
+        moved = np.zeros(size, dtype=REQUEST)
+        places = old.book["order"] % size
+        moved[places] = old.book
+        renumbered = np.append(places, NONE)  # -1 finds itself at the end
+        for name in LINKS:
+            moved[name][places] = renumbered[old.book[name]]
+        for engine in old.engines:
+            count, chunks = engine["sequences"], engine["chunks"]
+            engine["heap"][:count] = places[engine["heap"][:count]]
+            engine["chunk_of"][:chunks] = places[engine["chunk_of"][:chunks]]
+            for name in ("queue", "partial", "batch"):
+                engine[name] = renumbered[engine[name]]
+        self.world = old._replace(book=moved)
+        return self.world
+
+
+def served(rows: Any) -> Served:
+    """What became of some requests of a ring."""
+    return Served(*(np.ascontiguousarray(rows[name]) for name in Served._fields))
