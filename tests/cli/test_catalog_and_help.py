@@ -14,6 +14,8 @@ HELP_PAGES = [
     ("plan",),
     ("compare",),
     ("calibrate",),
+    ("traffic",),
+    ("traffic", "show"),
     ("catalog",),
     ("catalog", "devices"),
     ("catalog", "models"),
@@ -26,7 +28,7 @@ class TestHelp:
         outcome = gemmstone()
         assert (outcome.code, outcome.err) == (0, "")
         lines = outcome.out.splitlines()
-        for verb in ("predict", "plan", "compare", "validate", "calibrate", "catalog"):
+        for verb in ("predict", "plan", "compare", "validate", "calibrate", "traffic", "catalog"):
             assert sum(line.strip().startswith(f"{verb} ") for line in lines) == 1
         assert lines[-1].strip().startswith("gemmstone plan llama-3.1-70b --on 8xh100-sxm")
 

@@ -28,6 +28,7 @@ from gemmstone.catalog import calibration_files
 from gemmstone.cli.main import VERBS, app
 from gemmstone.plan.question import Question
 from gemmstone.simulate.metrics import METRICS
+from gemmstone.simulate.traffic import distribution
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = [
@@ -286,6 +287,10 @@ DOCUMENTS: Mapping[str, Callable[[], list[dict[str, Any]]]] = {
     "plan": lambda: [api.plan(QUESTION, detail=True)],
     "compare": lambda: [api.compare({"a": api.predict(SCENARIO), "b": api.predict(SCENARIO)})],
     "validate": lambda: [api.validate(by=["kind"])],
+    "traffic": lambda: [
+        api.traffic_show("azure-code"),
+        dict(distribution.find("azure-code").document) | api._head("traffic", []),
+    ],
     "catalog": lambda: [
         made
         for of in (api.catalog_devices, api.catalog_models, api.catalog_engines)

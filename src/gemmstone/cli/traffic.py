@@ -73,7 +73,7 @@ def show(
 
 @app.command(
     help="The distribution of a trace: arrivals, lengths, sharing; no request itself is in it.",
-    epilog=f"{EXAMPLE} fit requests.csv --out mine.json\n  gemmstone simulate llama-3.1-8b --on h100-sxm --traffic mine.json",
+    epilog="\b\nWith a trace of yours:\n  gemmstone traffic fit requests.csv --out mine.json\n  gemmstone traffic show mine.json",
 )
 def fit(
     file: Annotated[
