@@ -16,6 +16,7 @@ from gemmstone.core.deployment import Deployment, Step
 from gemmstone.graph import techniques
 from gemmstone.graph.memory import kv_bytes_per_token
 from gemmstone.graph.techniques.distributed_kv import DistributedKv
+from gemmstone.ops import collective
 from gemmstone.predict.deploy import Choice
 from gemmstone.simulate.scenario import Scenario, load_model, system
 from gemmstone.simulate.schedules.kv_pool import Instances, serve
@@ -127,6 +128,8 @@ def instances(tensor_parallel: int) -> tuple[Instances, float]:
     sequence_s = (many - few) / 56 - 2000 * cached_s
     prompt_s = seconds(prefill_seqs=1, prefill_tokens=2048)
     pair_s = (seconds(prefill_seqs=1, prefill_tokens=2048, prefill_past=60_000) - prompt_s) / (2048 * 60_000)
+    # of each layer, 16 sequences' queries and partial results between nodes, one tensor rank's heads
+    exchanged = collective.send_recv("exchanged", message_bytes=16 * 20_800 / tensor_parallel, ranks=32)
     tokens = found.memory.capacity_tokens(4096)
     made = Instances(
         count=replicas,
@@ -136,7 +139,7 @@ def instances(tensor_parallel: int) -> tuple[Instances, float]:
         cached_token_s=cached_s,
         prompt_token_s=prompt_s / 2048 - pair_s * 1024,
         prompt_pair_s=pair_s,
-        exchange_s=1e-3,  # 40 layers' queries and partial results there and back at 25 us each
+        exchange_s=40 * float(np.ravel(found.pricing.price(exchanged).time_s)[0]),
     )
     return made, tokens
 
@@ -163,9 +166,10 @@ def gain_of_borrowing(tensor_parallel: int, long_frac: float, seed: int = 0) -> 
 
 
 @pytest.mark.parametrize(("tensor_parallel", "long_frac"), [(4, 0.05), (4, 0.1), (2, 0.02), (2, 0.05), (2, 0.1)])
-def test_throughput_of_mixed_lengths_gains_as_reported(tensor_parallel: int, long_frac: float) -> None:
+@pytest.mark.parametrize("seed", [0, 1])
+def test_throughput_of_mixed_lengths_gains_as_reported(tensor_parallel: int, long_frac: float, seed: int) -> None:
     """1.03 to 2.4 times (abstract of version 1), here with one request in fifty to one in ten that is long."""
-    assert 1.03 <= gain_of_borrowing(tensor_parallel, long_frac) <= 2.4
+    assert 1.03 <= gain_of_borrowing(tensor_parallel, long_frac, seed) <= 2.4
 
 
 def test_nothing_is_gained_without_long_requests() -> None:

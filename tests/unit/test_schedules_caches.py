@@ -66,6 +66,9 @@ class TestPool:
         assert pool.free.tolist() == [4, 10]
         assert not pool.held
         assert pool.take(0, home=0, pages=11, reserve=3)
+        pool = KvPool([0, 100, 90])
+        assert pool.take(0, home=0, pages=150, reserve=10)
+        assert pool.free.tolist() == [0, 10, 30]
 
     def test_no_one_borrows_where_that_is_off(self) -> None:
         pool = KvPool([4, 10], borrows=False)
@@ -87,7 +90,7 @@ class TestPool:
             else:
                 own = pool.home.get(request, home % len(capacity))
                 before, had = pool.free.sum(), request in pool.held
-                if pool.take(request, own, pages):
+                if pool.take(request, own, pages, reserve=pages % 4):
                     assert pool.free.sum() == before - pages
                 else:
                     assert pool.free.sum() == before

@@ -68,10 +68,10 @@ class KvPool:
             longest = max(here, key=lambda known: (self.pages[known], -known), default=request)
             if longest == request or self.pages[longest] <= self.pages[request]:
                 break
-            lacking -= self._away(longest, home, lacking)
+            lacking -= self._away(longest, home, lacking, reserve)
         at_home = min(pages, int(self.free[home]))
         self._place(request, home, at_home)
-        self._borrow(request, pages - at_home)
+        self._borrow(request, home, pages - at_home, reserve)
         return True
 
     def _place(self, request: int, instance: int, pages: int) -> None:
@@ -79,22 +79,21 @@ class KvPool:
         self.free[instance] -= pages
         self.lent[instance, self.home[request]] += pages
 
-    def _away(self, request: int, home: int, pages: int) -> int:
+    def _away(self, request: int, home: int, pages: int, reserve: int) -> int:
         """Moves pages of a request out of its home; how many."""
         leaving = min(pages, int(self.held[request][home]))
-        self._borrow(request, leaving, but=home)
+        self._borrow(request, home, leaving, reserve)
         self._place(request, home, -leaving)
         self.moved += leaving
         return leaving
 
-    def _borrow(self, request: int, pages: int, but: int = -1) -> None:
-        """Takes pages where most are free."""
+    def _borrow(self, request: int, home: int, pages: int, reserve: int) -> None:
+        """Takes pages where most are free, but not at home, and leaves every creditor its reserve."""
         while pages > 0:
-            open_ = self.free.copy()
-            if but >= 0:
-                open_[but] = -1
+            open_ = self.free - reserve
+            open_[home] = 0
             creditor = int(open_.argmax())
-            taken = min(pages, int(self.free[creditor]))
+            taken = min(pages, int(open_[creditor]))
             self._place(request, creditor, taken)
             pages -= taken
 
