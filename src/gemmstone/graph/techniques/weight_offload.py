@@ -104,5 +104,5 @@ TECHNIQUE = Technique(
     problem=_problem,
     ops=_ops,
     settle=_settle,
-    note="what travels is taken to arrive while earlier layers compute",
+    note="what travels is taken to arrive while earlier layers compute, and a neighbour's memory (tier=peer) to be free",
 )
