@@ -76,6 +76,14 @@ class Drafts:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Handing:
+    """The way of a prompt's cache from a prefill to a decode worker: seconds for an empty one, and for each token."""
+
+    latency_s: float = 0.0
+    token_s: float = 0.0
+
+
+@dataclass(frozen=True, kw_only=True)
 class Replica:
     """One engine. devices: how many times the joules of its steps count, standing_w: what it draws beside, all devices.
 
@@ -94,3 +102,6 @@ class Replica:
     tiers: tuple[Tier, ...] = ()
     borrowed: Borrowed | None = None
     drafts: Drafts | None = None
+    handing: Handing | None = None  # a worker of the prefill pool
+    takes_over: bool = False  # a worker of the decode pool
+    hit_frac: float = 0.0  # share of every prompt found in a cache, where prefixes are not hashed

@@ -102,13 +102,15 @@ class Simulation:
             raise BadRequest("a simulation needs at least one replica")
         self.fleet = fleet
         self.traffic = traffic
-        self.coupled = bool(traffic.in_flight or traffic.sessions)
+        self.split = _split(replicas)
+        self.coupled = bool(traffic.in_flight or traffic.sessions) or self.split < len(replicas)
         router = _row(options.router, ROUTERS, "router")
         self.router = router.code
         self.apart = router.blind and not self.coupled and not fleet.changes
         self.replicas = len(replicas)
         self.pool = ThreadPoolExecutor(min(options.threads or os.cpu_count() or 1, self.replicas))
-        size = max(traffic.count, 1) if self.coupled else min(FIRST_RING, 1 << max(traffic.count, 1).bit_length())
+        whole = traffic.in_flight or traffic.sessions
+        size = max(traffic.count, 1) if whole else min(FIRST_RING, 1 << max(traffic.count, 1).bit_length())
         self.world = _world(replicas, traffic, options, size)
         self.book = Book(self.world)
         self.total = traffic.count
@@ -117,7 +119,7 @@ class Simulation:
     @property
     def submitted(self) -> int:
         """Requests that were sent."""
-        return int(self.world.engines["requests"].sum()) + self.fleet.lost
+        return int(self.world.engines["requests"][: self.split].sum()) + self.fleet.lost
 
     def feed(self, chunk: Requests, sink: Callable[[Served], None], progress: Callable[[int, int], None]) -> bool:
         """Sends the requests of a chunk; False when too many of them wait."""
@@ -177,7 +179,7 @@ class Simulation:
         count = self.replicas
         jobs = [
             self.pool.submit(
-                run, self.world, self.router, False, r, r + 1, first + (r - order) % count, last, count, until_s
+                run, self.world, self.router, False, r, r + 1, r + 1, first + (r - order) % count, last, count, until_s
             )
             for r in range(count)
         ]
@@ -198,7 +200,7 @@ class Simulation:
         while True:
             stop_s = min(until_s, now_s + self.slice_s, self.fleet.next_s)
             before = time.perf_counter()
-            first = run(self.world, self.router, self.coupled, 0, self.replicas, first, last, 1, stop_s)
+            first = run(self.world, self.router, self.coupled, 0, self.split, self.replicas, first, last, 1, stop_s)
             took_s = time.perf_counter() - before
             self.slice_s *= 2.0 if took_s < SLICE_S / 2 else 0.5 if took_s > SLICE_S else 1.0
             now_s = self.now_s = stop_s
@@ -209,7 +211,9 @@ class Simulation:
                 break
 
     def _completed(self) -> int:
-        return int(self.world.engines["completed"].sum() + self.world.engines["rejected"].sum())
+        engines = self.world.engines
+        last = engines[self.split :] if self.split < self.replicas else engines
+        return int(last["completed"].sum() + engines["rejected"].sum())
 
     def rest(self) -> Served:
         """What became of the requests that were not handed out yet, in order of arrival."""
@@ -266,10 +270,24 @@ def _world(replicas: Sequence[Replica], traffic: Traffic, options: Options, size
         prefixes=prefix_caches(rooms, copies),
         hash_ids=np.zeros(1, dtype=np.int32),
         events=options.trace_steps,
-        coming=size if traffic.in_flight or traffic.sessions else 1,
+        coming=size if traffic.in_flight or traffic.sessions or _split(replicas) < len(replicas) else 1,
     )
     world.clock["front_s"] = options.front_s
     return world
+
+
+def _split(replicas: Sequence[Replica]) -> int:
+    """How many replicas take requests from outside: all, or those of the prefill pool, which stand first."""
+    takers = [at for at, one in enumerate(replicas) if one.takes_over]
+    if not takers:
+        if any(one.handing for one in replicas):
+            raise BadRequest("a prefill pool needs a decode pool to hand its requests to")
+        return len(replicas)
+    if any(not one.takes_over for one in replicas[takers[0] :]) or not all(
+        one.handing for one in replicas[: takers[0]]
+    ):
+        raise BadRequest("the replicas of a prefill pool stand before those of the decode pool")
+    return takers[0]
 
 
 def _limit(engine: Any, replica: Replica) -> None:
@@ -283,7 +301,11 @@ def _limit(engine: Any, replica: Replica) -> None:
     engine["most_sequences"] = limits.max_num_seqs
     engine["budget"] = max(limits.max_num_batched_tokens, limits.max_num_seqs)
     engine["emit_steps"], engine["token_s"] = replica.emit_steps, replica.token_s
-    engine["growth"] = replica.table["growth"]
+    engine["growth"], engine["hit_frac"] = replica.table["growth"], replica.hit_frac
+    if replica.handing:
+        engine["hands_over"] = 1
+        engine["handing_s"], engine["handing_token_s"] = replica.handing.latency_s, replica.handing.token_s
+    engine["takes_over"] = int(replica.takes_over)
     if replica.borrowed:
         engine["borrowed_step_s"], engine["borrowed_block_s"] = replica.borrowed.step_s, replica.borrowed.block_s
     if replica.drafts:

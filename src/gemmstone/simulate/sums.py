@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from gemmstone.simulate.engine.state import BLOCKS, INTERVALS, OUTPUT, POWER, PROMPTS, QUEUE, RUNNING, World
+from gemmstone.simulate.engine.state import BLOCKS, COMING, INTERVALS, OUTPUT, POWER, PROMPTS, QUEUE, RUNNING, World
 from gemmstone.simulate.fleet import Fleet
 from gemmstone.simulate.outcome.totals import PerReplica, Series, Steps, Totals
 from gemmstone.simulate.replica import Replica
@@ -25,9 +25,11 @@ def totals(world: World, replicas: Sequence[Replica], submitted: int, fleet: Fle
     paid_s = fleet.up_s(duration_s)
     joules = engines["joules"] * [one.devices for one in replicas] + paid_s * [one.standing_w for one in replicas]
     found = series(world, replicas, fleet, duration_s)
+    last = engines["takes_over"] > 0 if engines["takes_over"].any() else np.ones(len(engines), dtype=bool)
+    handed = int(engines["requests"][last].sum()) if not last.all() else 0
     return Totals(
         submitted=submitted,
-        completed=int(engines["completed"].sum()),
+        completed=int(engines["completed"].sum()) - handed - _underway(world),
         rejected=int(engines["rejected"].sum()),
         preemptions=int(engines["preemptions"].sum()),
         duration_s=duration_s,
@@ -49,6 +51,11 @@ def totals(world: World, replicas: Sequence[Replica], submitted: int, fleet: Fle
         stable=stable(found, submitted, world) and not (partial and np.any(engines["waiting"] > submitted / 2)),
         partial=partial,
     )
+
+
+def _underway(world: World) -> int:
+    """Requests that were handed over and have not arrived: their prefill worker has completed them."""
+    return int(np.count_nonzero((world.book["ready"] > 0) & (world.book["state"] == COMING)))
 
 
 def series(world: World, replicas: Sequence[Replica], fleet: Fleet, duration_s: float) -> Series:

@@ -40,14 +40,14 @@ def send(world: World, engine: Engine, request: int, now: float) -> None:
     book = world.book
     engine.requests += 1
     book[request].replica = engine.index
-    longest = int(book[request].input_tokens + book[request].output_tokens - 1)
+    longest = int(book[request].input_tokens + (0 if engine.hands_over else book[request].output_tokens - 1))
     if blocks_of(longest, engine.block_size) > engine.total_blocks:
         book[request].state = REJECTED
         engine.rejected += 1
         followed(world, request, now)
         return
     engine.outstanding += 1
-    engine.outstanding_tokens += longest + 1
+    engine.outstanding_tokens += book[request].input_tokens + book[request].output_tokens
     book[request].target = book[request].input_tokens + book[request].generated
     if book[request].ready > 0:
         book[request].target -= 1
@@ -143,10 +143,27 @@ def prompt_done(world: World, engine: Engine, request: int, now: float) -> None:
             book[request].first_token_s += held_s
     else:
         engine.itl[gap_bin(engine, now - book[request].last_token_s)] += 1
-    if book[request].generated >= book[request].output_tokens and engine.batching != STATIC:
+    if engine.hands_over and book[request].output_tokens > 1:
+        hand_over(world, engine, request, now)
+    elif book[request].generated >= book[request].output_tokens and engine.batching != STATIC:
         end(world, engine, request, blocks_of(int(book[request].target), engine.block_size), now)
     else:
         begin_decoding(world, engine, request)
+
+
+@compiled
+def hand_over(world: World, engine: Engine, request: int, now: float) -> None:
+    """A request with its first token leaves for an engine that generates the others; its cache takes time to get there."""
+    book = world.book
+    tokens = int(book[request].target)
+    give_back(world, engine, request, blocks_of(tokens, engine.block_size))
+    book[request].ready = tokens
+    book[request].state = COMING
+    engine.completed += 1
+    engine.outstanding -= 1
+    engine.outstanding_tokens -= book[request].input_tokens + book[request].output_tokens
+    engine.blocked = 0
+    push_coming(world, now + engine.handing_s + tokens * engine.handing_token_s, request)
 
 
 @compiled

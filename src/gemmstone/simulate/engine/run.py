@@ -42,10 +42,20 @@ def route(world: World, router: int, begin: int, stop: int, request: int, time_s
 
 @entry
 def run(
-    world: World, router: int, coupled: bool, begin: int, stop: int, first: int, last: int, stride: int, until_s: float
+    world: World,
+    router: int,
+    coupled: bool,
+    begin: int,
+    split: int,
+    stop: int,
+    first: int,
+    last: int,
+    stride: int,
+    until_s: float,
 ) -> int:
-    """Every stride-th request from `first` to before `last`, sent to the engines from `begin` to before `stop`.
+    """Every stride-th request from `first` to before `last`, sent to the engines from `begin` to before `split`.
 
+    Those from `split` to before `stop` go on with requests that the others hand over.
     Engines go on, and requests are sent that come, up to `until_s`; infinity for all there is. Returns the first request
     that was not sent. `coupled`: answers bring new requests, so the engines have to go strictly in the order of time;
     otherwise each one goes on by itself to the next arrival.
@@ -77,5 +87,8 @@ def run(
             sent, request = request, request + stride
         else:
             sent = pop_coming(world)
+            if world.book[sent].ready:
+                route(world, router, split, stop, sent, next_s)
+                continue
             world.book[sent].arrival_s = again_s - front_s
-        route(world, router, begin, stop, sent, next_s)
+        route(world, router, begin, split, sent, next_s)

@@ -272,10 +272,10 @@ def admit(world: World, engine: Engine, now: float, budget: int, needed: int) ->
         kept_free = engine.watermark if engine.sequences + engine.chunks else 0
         hits = prefix_hits(world, engine, request) if engine.tiers and ready == 0 else 0
         found = ready if ready else hits * engine.hash_tokens
+        if engine.hit_frac > 0.0 and found == 0:
+            found = min(int(engine.hit_frac * book[request].input_tokens), target - 1)
         tokens = min(target - found, budget)
-        blocks = blocks_of(found + tokens, size)
-        if not ready:
-            blocks -= blocks_of(found, size)
+        blocks = blocks_of(found + tokens, size) - blocks_of(hits * engine.hash_tokens, size)
         reused = new_blocks_for_hits(world, engine, request, hits) if hits else 0
         more = 1 if tokens == 0 and target % size == 0 else 0  # for the token that it decodes at once
         if blocks + reused + more + needed + kept_free > engine.free:
@@ -285,10 +285,11 @@ def admit(world: World, engine: Engine, now: float, budget: int, needed: int) ->
             take_copies(world, engine, request, blocks_of(ready, size))
         if hits:
             take_hits(world, engine, request, hits)
+        if not ready:
             engine.cached_total += found
         start_prompt(world, engine, request, found, now)
         if tokens:
-            take_chunk(world, engine, request, tokens, blocks - (blocks_of(ready, size) if ready else 0))
+            take_chunk(world, engine, request, tokens, blocks - blocks_of(ready, size))
             budget -= tokens
         else:
             begin_decoding(world, engine, request)
@@ -305,7 +306,7 @@ def start_prompt(world: World, engine: Engine, request: int, found: int, now: fl
     book[request].computed = found
     if np.isnan(book[request].scheduled_s):
         book[request].scheduled_s = now
-        book[request].cached_tokens = found
+        book[request].cached_tokens = found if book[request].generated == 0 else 0
     engine.virtual_s = max(engine.virtual_s, book[request].key)
 
 

@@ -52,6 +52,11 @@ ENGINE = np.dtype(
         ("borrowed_from", np.int64),  # blocks beyond this one lie on other engines
         ("borrowed_step_s", np.float64),  # a step takes longer by this when it reads any of those
         ("borrowed_block_s", np.float64),  # and by this for every one of them
+        ("hands_over", np.int64),  # 1: computes prompts alone, and others go on with them
+        ("takes_over", np.int64),  # 1: goes on with prompts that others computed
+        ("handing_s", np.float64),  # until the cache of a prompt has reached them
+        ("handing_token_s", np.float64),
+        ("hit_frac", np.float64),  # share of every prompt that is found in a cache, where prefixes are not hashed
         ("emit_steps", np.float64),  # decode steps a finished first token waits until it is sent
         ("growth", np.float64),  # tokens a decoding sequence gains in a step
         ("drafts", np.int64),  # drafted tokens a step, 0: none
