@@ -1,6 +1,6 @@
 """The verbs: what the command line, other programs and notebooks call. Each answers with the contract's JSON document.
 
-predict, predict_cases, plan, compare, validate, calibrate, catalog_devices, catalog_models, catalog_engines
+predict, predict_cases, plan, simulate, traffic, compare, validate, calibrate, catalog_devices, catalog_models, catalog_engines
 """
 
 from __future__ import annotations
@@ -35,6 +35,7 @@ from gemmstone.simulate.scenario import Scenario, check_fidelity, check_workload
 if TYPE_CHECKING:
     from gemmstone.plan.break_even import ApiPrice
     from gemmstone.plan.question import Question
+    from gemmstone.simulate.requests import Traffic
 
 __all__ = [
     "Choice",
@@ -48,7 +49,9 @@ __all__ = [
     "plan",
     "predict",
     "predict_cases",
+    "simulate",
     "suggest_measurements",
+    "traffic",
     "training_energy",
     "validate",
 ]
@@ -180,6 +183,56 @@ def plan(
         money=money,
     )
     return {**_head("plan", []), **made, "hardware_left_out": left_out}
+
+
+def simulate(
+    scenario: Scenario,
+    traffic: Traffic,
+    money: Money | None = None,
+    *,
+    replicas: int = 1,
+    router: str = "round-robin",
+    policy: str = "fcfs",
+    batching: str = "",
+    preemption: str = "recompute",
+    prefix_caching: bool = True,
+    slo: str | None = None,
+    seed: int = 0,
+    records: str | None = None,
+    trace: str | None = None,
+    progress: Callable[[int, int], None] = lambda done, total: None,
+) -> dict[str, Any]:
+    """What becomes of every request of some traffic: the document `gemmstone.simulate/1`.
+
+    `traffic` is made by `api.traffic`; `records` and `trace` are files to write. Interrupted, the answer is of what has
+    happened by then and says so.
+    """
+    from gemmstone.simulate.outcome import slo as targets  # lazy: other verbs do without the kernel
+    from gemmstone.simulate.serving import Options
+    from gemmstone.simulate.simulation import Asked
+    from gemmstone.simulate.simulation import simulate as simulated
+
+    money = money or Money()
+    asked = Asked(
+        scenario=scenario,
+        traffic=traffic,
+        replicas=replicas,
+        options=Options(router=router, policy=policy, prefix_caching=prefix_caching, seed=seed),
+        batching=batching,
+        preemption=preemption,
+        slo=targets.parse(slo),
+        records=records,
+        trace=trace,
+    )
+    answer, notes = simulated(asked, money.economics, progress)
+    return {**_head("simulate", notes), **answer}
+
+
+def traffic(name: str, **asked: Any) -> Traffic:
+    """Traffic of a kind, a distribution or a file: see simulate.traffic.named."""
+    from gemmstone.simulate.traffic.named import named  # lazy: other verbs ask for no traffic
+
+    return named(name, **asked)
 
 
 def compare(documents: Mapping[str, Mapping[str, Any]], *, baseline: int = 1) -> dict[str, Any]:

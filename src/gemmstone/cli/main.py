@@ -12,7 +12,7 @@ from typing import Annotated
 import typer
 
 from gemmstone import __version__
-from gemmstone.cli import calibrate, catalog, compare, plan, predict, traffic, validate
+from gemmstone.cli import calibrate, catalog, compare, plan, predict, simulate, traffic, validate
 from gemmstone.cli.output import (
     UsageProblem,
     abandon_output,
@@ -39,6 +39,7 @@ app = typer.Typer(
 )
 app.command("predict", help=predict.HELP, epilog=predict.EXAMPLE)(predict.command)
 app.command("plan", help=plan.HELP, epilog=plan.EXAMPLE)(plan.command)
+app.command("simulate", help=simulate.HELP, epilog=simulate.EXAMPLE)(simulate.command)
 app.command("compare", help=compare.HELP, epilog=compare.EXAMPLE, context_settings=compare.SETTINGS)(compare.command)
 app.command("validate", help=validate.HELP, epilog=validate.EXAMPLE)(validate.command)
 app.command("calibrate", help=calibrate.HELP, epilog=calibrate.EXAMPLE)(calibrate.command)
@@ -47,6 +48,7 @@ app.add_typer(catalog.app, name="catalog")
 VERBS = {
     "predict": predict.HELP,
     "plan": plan.HELP,
+    "simulate": simulate.HELP,
     "compare": compare.HELP,
     "validate": validate.HELP,
     "calibrate": calibrate.HELP,

@@ -1,0 +1,189 @@
+"""One simulation as it is asked for, and its answer: a deployment, its traffic, and how requests are scheduled."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+
+from gemmstone.core.errors import BadRequest
+from gemmstone.predict.economics import Draw, Economics, spent
+from gemmstone.simulate import documents, workers
+from gemmstone.simulate.inputs import settled
+from gemmstone.simulate.outcome import document, slo
+from gemmstone.simulate.outcome.records import Records
+from gemmstone.simulate.outcome.step_trace import StepTrace
+from gemmstone.simulate.outcome.summary import Summary
+from gemmstone.simulate.outcome.totals import Totals
+from gemmstone.simulate.pools import Pools
+from gemmstone.simulate.pools import workers as kinds
+from gemmstone.simulate.replica import Replica, Tier
+from gemmstone.simulate.requests import Traffic
+from gemmstone.simulate.scenario import Scenario, made
+from gemmstone.simulate.serving import Options, Run, serve
+from gemmstone.simulate.system import System
+
+MOST_REPLICAS = 4096
+TRACED_STEPS = 1_000_000  # stretches of all replicas that a trace keeps
+LEAST_LONGEST = 4096.0  # tokens that step tables cover at least
+
+
+@dataclass(frozen=True, kw_only=True)
+class Asked:
+    """A simulation: `replicas` copies of the scenario's deployment serve the traffic. Its workload does not count.
+
+    batching "" is the engine's own. preemption: recompute or swap.
+    """
+
+    scenario: Scenario
+    traffic: Traffic
+    replicas: int = 1
+    options: Options = Options()
+    batching: str = ""
+    preemption: str = "recompute"
+    tiers: tuple[Tier, ...] = ()
+    slo: Mapping[str, float] = field(default_factory=dict)
+    records: str | None = None
+    trace: str | None = None
+
+
+def check(asked: Asked) -> None:
+    """Raises BadRequest for what no simulation can be."""
+    if not 1 <= asked.replicas <= MOST_REPLICAS:
+        raise BadRequest(f"replicas must be a whole number from 1 to {MOST_REPLICAS}, not {asked.replicas}")
+    if asked.preemption not in ("recompute", "swap"):
+        raise BadRequest(f"unknown preemption {asked.preemption[:40]!r}: recompute or swap")
+    slo.check(asked.slo)
+
+
+def lengths_of(traffic: Traffic) -> tuple[float, float]:
+    """Mean and longest tokens of a request, prompt and answer, in the first chunk of the traffic."""
+    first = next(iter(traffic.chunks()), None)
+    if first is None or not len(first.arrival_s):
+        return LEAST_LONGEST, LEAST_LONGEST
+    tokens = first.input_tokens.astype(float) + first.output_tokens
+    return float(tokens.mean()), max(float(tokens.max()), LEAST_LONGEST)
+
+
+def fleet_of(asked: Asked, system: System | Pools, economics: Economics) -> list[Replica]:
+    """All replicas of a simulation."""
+    mean, longest = lengths_of(asked.traffic)
+    one = workers.replicas(
+        system, mean_tokens=mean, longest_tokens=longest, economics=economics, swap=asked.preemption == "swap"
+    )
+    one = [replace(worker, tiers=asked.tiers) for worker in one] if asked.tiers else one
+    first = [worker for worker in one if not worker.takes_over]
+    return first * asked.replicas + [worker for worker in one if worker.takes_over] * asked.replicas
+
+
+def options_of(asked: Asked, system: System | Pools) -> Options:
+    """How this simulation schedules: as the engine does, unless asked otherwise."""
+    serving = kinds(system)[-1]
+    host = serving.timer.host
+    mean, _ = lengths_of(asked.traffic)
+    batching = asked.batching or ("prefill-first" if serving.engine.scheduler == "prefill-first" else "continuous")
+    return replace(asked.options, batching=batching, front_s=host.request_s + host.prompt_token_s * mean)
+
+
+def simulate(
+    asked: Asked,
+    economics: Callable[[Any], Economics],
+    progress: Callable[[int, int], None] = lambda done, total: None,
+) -> tuple[dict[str, Any], list[str]]:
+    """What a simulation finds, as plain data of the document gemmstone/simulate/1, and its warnings."""
+    check(asked)
+    scenario = settled(asked.scenario)
+    system = made(scenario)
+    main = kinds(system)[-1]
+    fleet = fleet_of(asked, system, economics(main.cluster.device))
+    options = options_of(asked, system)
+    if asked.trace:
+        options = replace(options, trace_steps=TRACED_STEPS // len(fleet))
+    summary = Summary(asked.slo)
+    with ExitStack() as files:
+        records = files.enter_context(Records(asked.records)) if asked.records else None
+        trace = files.enter_context(_trace(asked.trace, main, fleet)) if asked.trace else None
+        sinks = [summary.add, *([records.add] if records else [])]
+
+        def sink(rows: Any) -> None:
+            for one in sinks:
+                one(rows)
+
+        run = serve(fleet, asked.traffic, options, sink, progress=progress)
+        if records:
+            records.partial = run.totals.partial
+        if trace:
+            trace.partial = run.totals.partial
+            trace.add(run.steps)
+            trace.count(run.totals.series)
+    cost_usd, energy_j, gco2 = spent_by(run, fleet, system, economics)
+    totals = replace(run.totals, energy_j=energy_j)
+    answer = {
+        "model": main.model.name,
+        "hardware": documents.hardware(system),
+        "deployment": _deployment(main, fleet),
+        "traffic": {
+            "name": asked.traffic.name,
+            "requests": asked.traffic.count,
+            "rate_per_s": asked.traffic.rate_per_s,
+            "in_flight": asked.traffic.in_flight,
+        },
+        "scheduling": {
+            "batching": options.batching,
+            "policy": options.policy,
+            "router": options.router,
+            "preemption": asked.preemption,
+            "replicas": len(fleet),
+            "seed": options.seed,
+        },
+        "fidelity": scenario.fidelity,
+        **document.found(totals, summary, asked.slo, cost_usd=cost_usd, gco2=gco2),
+    }
+    # Step tables reach beyond what any step of this traffic holds, so how far they extrapolate says nothing here.
+    return answer, [*document.warnings(totals), *documents.fallbacks(system)]
+
+
+def spent_by(
+    run: Run, fleet: Sequence[Replica], system: System | Pools, economics: Callable[[Any], Economics]
+) -> tuple[float | None, float, float | None]:
+    """Dollars, joules in the energy scope asked for, and grams of CO2; None or NaN where they are not known."""
+    totals: Totals = run.totals
+    hours = totals.duration_s / 3600.0
+    prices = [one.usd_per_hour for one in fleet]
+    usd = sum(price for price in prices if price is not None) * hours if None not in prices else None
+    if totals.duration_s <= 0 or not math.isfinite(totals.energy_j):
+        return usd, totals.energy_j, None
+    draws = []
+    ends = kinds(system)
+    for at, worker in enumerate(ends):
+        mine = np.array([one.takes_over == bool(at) for one in fleet]) if len(ends) > 1 else np.ones(len(fleet), bool)
+        count = sum(
+            one.devices * worker.deployment.pipeline_parallel for one, own in zip(fleet, mine, strict=True) if own
+        )
+        watts = float(totals.per_replica.energy_j[mine].sum()) / totals.duration_s / count
+        device = worker.cluster.device
+        draws.append(Draw(device=device, devices=float(count), device_w=np.array([watts]), economics=economics(device)))
+    per_s = spent(draws, np.ones(1))
+    grams = None if per_s.total_g is None else float(per_s.total_g[0]) * totals.duration_s
+    return usd, float(per_s.total_j[0]) * totals.duration_s, grams
+
+
+def _trace(path: str, main: System, fleet: Sequence[Replica]) -> StepTrace:
+    title = f"{main.model.name} on {main.cluster.device.slug}"
+    return StepTrace(path, title=title, replica_names=tuple(f"{at}: {one.name}" for at, one in enumerate(fleet)))
+
+
+def _deployment(main: System, fleet: Sequence[Replica]) -> dict[str, Any]:
+    """What was resolved, as of predict, with what a replica holds."""
+    limits = fleet[-1].limits
+    return {
+        **documents.deployment(main),
+        "kv_blocks": limits.total_blocks,
+        "block_size": limits.block_size,
+        "max_num_seqs": limits.max_num_seqs,
+        "max_num_batched_tokens": limits.max_num_batched_tokens,
+    }
