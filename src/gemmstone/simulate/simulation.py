@@ -82,11 +82,15 @@ def fleet_of(asked: Asked, system: System | Pools, economics: Economics) -> list
 
 def options_of(asked: Asked, system: System | Pools) -> Options:
     """How this simulation schedules: as the engine does, unless asked otherwise."""
+    return scheduled(asked.options, system, lengths_of(asked.traffic)[0], asked.batching)
+
+
+def scheduled(options: Options, system: System | Pools, mean_tokens: float, batching: str = "") -> Options:
+    """Options of the system's engine: its batching where none is named, and its time in front of the scheduler."""
     serving = kinds(system)[-1]
     host = serving.timer.host
-    mean, _ = lengths_of(asked.traffic)
-    batching = asked.batching or ("prefill-first" if serving.engine.scheduler == "prefill-first" else "continuous")
-    return replace(asked.options, batching=batching, front_s=host.request_s + host.prompt_token_s * mean)
+    batching = batching or ("prefill-first" if serving.engine.scheduler == "prefill-first" else "continuous")
+    return replace(options, batching=batching, front_s=host.request_s + host.prompt_token_s * mean_tokens)
 
 
 def simulate(
@@ -157,8 +161,16 @@ def spent_by(
     usd = sum(price for price in prices if price is not None) * hours if None not in prices else None
     if totals.duration_s <= 0 or not math.isfinite(totals.energy_j):
         return usd, totals.energy_j, None
-    draws = []
-    ends = kinds(system)
+    per_s = spent(drawn(run, fleet, system, economics), np.ones(1))
+    grams = None if per_s.total_g is None else float(per_s.total_g[0]) * totals.duration_s
+    return usd, float(per_s.total_j[0]) * totals.duration_s, grams
+
+
+def drawn(
+    run: Run, fleet: Sequence[Replica], system: System | Pools, economics: Callable[[Any], Economics]
+) -> list[Draw]:
+    """What each kind of device drew on average."""
+    totals, draws, ends = run.totals, [], kinds(system)
     for at, worker in enumerate(ends):
         mine = np.array([one.takes_over == bool(at) for one in fleet]) if len(ends) > 1 else np.ones(len(fleet), bool)
         count = sum(
@@ -167,9 +179,7 @@ def spent_by(
         watts = float(totals.per_replica.energy_j[mine].sum()) / totals.duration_s / count
         device = worker.cluster.device
         draws.append(Draw(device=device, devices=float(count), device_w=np.array([watts]), economics=economics(device)))
-    per_s = spent(draws, np.ones(1))
-    grams = None if per_s.total_g is None else float(per_s.total_g[0]) * totals.duration_s
-    return usd, float(per_s.total_j[0]) * totals.duration_s, grams
+    return draws
 
 
 def _trace(path: str, main: System, fleet: Sequence[Replica]) -> StepTrace:
