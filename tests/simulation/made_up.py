@@ -80,6 +80,9 @@ def totals(of: Served, intervals: int = 60, **changed: Any) -> Totals:
             energy_j=np.array([2e6, 1.9e6]),
             preemptions=np.array([4, 3]),
             peak_kv_frac=np.array([0.97, 0.93]),
+            up_s=np.array([600.0, 540.0]),
+            paid_s=np.array([600.0, 600.0]),
+            cost_usd=np.array([5.0, 4.5]),
         ),
     }
     return Totals(**{**given, **changed})

@@ -85,7 +85,8 @@ class Handing:
 
 @dataclass(frozen=True, kw_only=True)
 class Replica:
-    """One engine. devices: how many times the joules of its steps count, standing_w: what it draws beside, all devices.
+    """One engine. devices: how many times the joules of its steps count, standing_w: what it draws beside, all devices, while
+    steps run; idle_w: while none does, None for the same.
 
     emit_steps: decode steps that a finished first token waits before it is sent. name: of its kind, in reports.
     """
@@ -95,6 +96,7 @@ class Replica:
     name: str = ""
     devices: float = 1.0
     standing_w: float = 0.0
+    idle_w: float | None = None
     usd_per_hour: float | None = None
     emit_steps: float = 0.0
     token_s: float = 1.0  # what a token costs, to compare kinds of replica

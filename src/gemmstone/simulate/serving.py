@@ -19,6 +19,7 @@ from gemmstone.core.errors import BadRequest
 from gemmstone.core.lookup import unknown
 from gemmstone.simulate.book import Book
 from gemmstone.simulate.engine import state
+from gemmstone.simulate.engine.evacuate import send_again
 from gemmstone.simulate.engine.prefix_cache import prefix_caches
 from gemmstone.simulate.engine.run import run
 from gemmstone.simulate.fleet import Fleet, steady_fleet
@@ -115,11 +116,12 @@ class Simulation:
         self.book = Book(self.world)
         self.total = traffic.count
         self.now_s, self.slice_s = 0.0, 1.0
+        self._look()
 
     @property
     def submitted(self) -> int:
         """Requests that were sent."""
-        return int(self.world.engines["requests"][: self.split].sum()) + self.fleet.lost
+        return int(self.world.engines["requests"][: self.split].sum() + self.world.clock["held"][0])
 
     def feed(self, chunk: Requests, sink: Callable[[Served], None], progress: Callable[[int, int], None]) -> bool:
         """Sends the requests of a chunk; False when too many of them wait."""
@@ -204,11 +206,17 @@ class Simulation:
             took_s = time.perf_counter() - before
             self.slice_s *= 2.0 if took_s < SLICE_S / 2 else 0.5 if took_s > SLICE_S else 1.0
             now_s = self.now_s = stop_s
-            self.fleet.look(self.world, now_s)
+            self._look()
             progress(self._completed(), self.total)
-            idle = not self.world.clock["coming"][0] and not np.isfinite(self.world.engines["end"]).any()
+            waits = bool(self.world.clock["held"][0]) and np.isfinite(self.fleet.next_s)  # for a replica
+            idle = not (waits or self.world.clock["coming"][0] or np.isfinite(self.world.engines["end"]).any())
             if now_s >= until_s or (first >= last and idle):
                 break
+
+    def _look(self) -> None:
+        """Lets the fleet change, and sends what failed replicas had."""
+        for orders, retried in self.fleet.look(self.world, self.now_s):
+            send_again(self.world, self.router, 0, self.split, orders, self.now_s, retried)
 
     def _completed(self) -> int:
         engines = self.world.engines

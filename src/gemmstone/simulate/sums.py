@@ -2,12 +2,25 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
-from gemmstone.simulate.engine.state import BLOCKS, COMING, INTERVALS, OUTPUT, POWER, PROMPTS, QUEUE, RUNNING, World
+from gemmstone.core.deployment import Array
+from gemmstone.simulate.engine.state import (
+    BLOCKS,
+    BUSY,
+    COMING,
+    INTERVALS,
+    OUTPUT,
+    POWER,
+    PROMPTS,
+    QUEUE,
+    RUNNING,
+    World,
+)
 from gemmstone.simulate.fleet import Fleet
 from gemmstone.simulate.outcome.totals import PerReplica, Series, Steps, Totals
 from gemmstone.simulate.replica import Replica
@@ -17,13 +30,14 @@ OVERLOADED_FRAC = 0.05  # of all requests wait when the last one has come
 
 
 def totals(world: World, replicas: Sequence[Replica], submitted: int, fleet: Fleet, *, partial: bool) -> Totals:
-    """Sums over engines; energy includes what they draw when they wait."""
+    """Sums over engines; energy includes what they draw between kernels and when they wait."""
     engines = world.engines
     ends = np.where(np.isfinite(engines["end"]), engines["end"], engines["now"])
-    busy = engines["requests"] > 0
+    busy = (engines["requests"] > 0) | (engines["busy_s"] > 0.0)
     duration_s = float(ends[busy].max()) if busy.any() else 0.0
-    paid_s = fleet.up_s(duration_s)
-    joules = engines["joules"] * [one.devices for one in replicas] + paid_s * [one.standing_w for one in replicas]
+    whole = np.array([0.0, duration_s])
+    up_s, paid_s = fleet.up_s(whole)[:, 0], fleet.paid_s(whole)[:, 0]
+    joules = engines["joules"] * [one.devices for one in replicas] + beside_j(replicas, paid_s, engines["busy_s"])
     found = series(world, replicas, fleet, duration_s)
     last = engines["takes_over"] > 0 if engines["takes_over"].any() else np.ones(len(engines), dtype=bool)
     handed = int(engines["requests"][last].sum()) if not last.all() else 0
@@ -47,10 +61,22 @@ def totals(world: World, replicas: Sequence[Replica], submitted: int, fleet: Fle
             energy_j=np.asarray(joules, dtype=float),
             preemptions=engines["preemptions"].copy(),
             peak_kv_frac=1.0 - engines["least_free"] / engines["total_blocks"],
+            up_s=up_s,
+            paid_s=paid_s,
+            cost_usd=paid_s / 3600.0 * [math.nan if one.usd_per_hour is None else one.usd_per_hour for one in replicas],
         ),
         stable=stable(found, submitted, world) and not (partial and np.any(engines["waiting"] > submitted / 2)),
         partial=partial,
+        failures=fleet.failures,
+        retries=int(world.clock["retries"][0]),
     )
+
+
+def beside_j(replicas: Sequence[Replica], paid_s: Array, busy_s: Array) -> Array:
+    """Joules of each replica beside its kernels: it stands ready while it serves, and idles for the rest of its time."""
+    busy = busy_s * [one.standing_w for one in replicas]
+    idle = [one.standing_w if one.idle_w is None else one.idle_w for one in replicas]
+    return np.asarray(busy + np.maximum(paid_s - busy_s, 0.0) * idle, dtype=float)
 
 
 def _underway(world: World) -> int:
@@ -63,26 +89,32 @@ def series(world: World, replicas: Sequence[Replica], fleet: Fleet, duration_s: 
     engines = world.engines
     width = float(engines["width_s"].max())
     total = np.zeros((engines["series"].shape[1], INTERVALS))
-    for engine, replica in zip(engines, replicas, strict=True):
+    busy_s = np.zeros((len(engines), INTERVALS))
+    for at, (engine, replica) in enumerate(zip(engines, replicas, strict=True)):
         joined = round(float(width / engine["width_s"]))
         rows = engine["series"].reshape(len(total), INTERVALS // joined, joined).sum(axis=2)
         rows[POWER] *= replica.devices
+        busy_s[at, : rows.shape[1]] = rows[BUSY]
         total[:, : rows.shape[1]] += rows
     count = min(INTERVALS, int(np.ceil(duration_s / width))) if duration_s > 0 else 0
     edges = np.minimum(np.arange(count + 1) * width, duration_s)
     length = np.diff(edges)
-    up = fleet.up(edges)
-    standing = sum(one.standing_w for one in replicas) / len(replicas)
+    up = fleet.up_s(edges) / length
+    blocks = engines["total_blocks"] @ up
+    beside = sum(
+        beside_j([replica], paid, busy)
+        for replica, paid, busy in zip(replicas, fleet.paid_s(edges), busy_s[:, :count], strict=True)
+    )
     part = total[:, :count]
     return Series(
         time_s=edges,
         queue=part[QUEUE] / length,
         running=part[RUNNING] / length,
-        kv_used_frac=part[BLOCKS] / length / float(engines["total_blocks"].sum()),
-        energy_j=part[POWER] + standing * up * length,
+        kv_used_frac=np.where(blocks > 0.0, part[BLOCKS] / length / np.where(blocks > 0.0, blocks, 1.0), 0.0),
+        energy_j=part[POWER] + beside,
         output_tokens=part[OUTPUT],
         prompt_tokens=part[PROMPTS],
-        replicas_up=up,
+        replicas_up=up.sum(axis=0),
     )
 
 

@@ -8,7 +8,7 @@ from dataclasses import replace
 from gemmstone.core.errors import BadRequest, NoAnswer
 from gemmstone.graph.techniques.speculative import Speculative
 from gemmstone.predict.economics import Economics
-from gemmstone.predict.power import standing_w
+from gemmstone.predict.power import idle_w, standing_w
 from gemmstone.simulate.inputs import check_generates
 from gemmstone.simulate.pools import Pools, transfer_bytes
 from gemmstone.simulate.replica import Drafts, Handing, Limits, Replica, Swap
@@ -61,6 +61,7 @@ def replica(
         name=device.slug,
         devices=devices / run.pipeline_parallel,
         standing_w=standing_w(device) * devices if device.tdp_w else math.nan,
+        idle_w=idle_w(device) * devices if device.tdp_w else math.nan,
         usd_per_hour=None if usd is None else usd * devices,
         emit_steps=host.first_token_steps + (host.attention_dp_steps if run.attention_dp > 1 else 0.0),
         token_s=float(table["decode"][1, 0, 0]),

@@ -5,7 +5,18 @@ from __future__ import annotations
 import math
 
 from gemmstone.simulate.engine.compiled import compiled
-from gemmstone.simulate.engine.state import BLOCKS, INTERVALS, OUTPUT, POWER, PROMPTS, QUEUE, RUNNING, Engine, World
+from gemmstone.simulate.engine.state import (
+    BLOCKS,
+    BUSY,
+    INTERVALS,
+    OUTPUT,
+    POWER,
+    PROMPTS,
+    QUEUE,
+    RUNNING,
+    Engine,
+    World,
+)
 from gemmstone.simulate.outcome.histogram import LEAST_S, PER_DECADE
 from gemmstone.simulate.step_tables import segment
 
@@ -52,7 +63,7 @@ def count_gaps(world: World, engine: Engine, context: float, steps: int, extra_s
 @compiled
 def coarsen(engine: Engine) -> None:
     """Joins neighbouring intervals of an engine's series."""
-    for row in range(6):
+    for row in range(len(engine.series)):
         values = engine.series[row]
         for at in range(INTERVALS // 2):
             values[at] = values[2 * at] + values[2 * at + 1]
@@ -79,6 +90,7 @@ def count_time(engine: Engine, start_s: float, end_s: float, joules: float, outp
         series[POWER, at] += joules * share
         series[OUTPUT, at] += output * share
         series[PROMPTS, at] += engine.prompt_tokens * share
+        series[BUSY, at] += inside
 
 
 @compiled

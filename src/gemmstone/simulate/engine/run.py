@@ -6,7 +6,7 @@ from gemmstone.simulate.engine.compiled import compiled, entry
 from gemmstone.simulate.engine.heap import pop_coming
 from gemmstone.simulate.engine.lifecycle import send
 from gemmstone.simulate.engine.schedule import apply, cut, schedule
-from gemmstone.simulate.engine.state import APPLY, NEVER, NONE, REJECTED, Engine, World
+from gemmstone.simulate.engine.state import APPLY, HELD, NEVER, NONE, Engine, World
 from gemmstone.simulate.routers import choose
 
 
@@ -29,12 +29,12 @@ def earliest(world: World, begin: int, stop: int) -> int:
 
 @compiled
 def route(world: World, router: int, begin: int, stop: int, request: int, time_s: float) -> None:
-    """Sends a request to the engine that the router chooses; without one that is up it is rejected."""
+    """Sends a request to the engine that the router chooses; without one that is up it is held."""
     r = choose(world, router, begin, stop, request) if stop - begin > 1 else begin
     if r == NONE or not world.engines[r].up:
-        world.book[request].state = REJECTED
+        world.book[request].state = HELD
         world.book[request].replica = NONE
-        world.engines[begin].rejected += 1
+        world.clock[0].held += 1
     else:
         send(world, world.engines[r], request, time_s)
         cut(world, world.engines[r], time_s)

@@ -21,11 +21,12 @@ APPLY, SCHEDULE = 0, 1  # what comes next at `end`: the results of the step in f
 CONTINUOUS, PREFILL_FIRST, STATIC = 0, 1, 2
 RECOMPUTE, SWAP = 0, 1
 WAITING, PROMPT, DECODING, DONE, REJECTED, COMING = 1, 2, 3, 4, 5, 6  # of a request; 0: not in use
+HELD = 7  # it has come and no engine has it: none is up, or the one that had it failed
 
 MOST_BLOCK = 512  # tokens of a block
 CLIENTS = 1024  # that fair queueing tells apart
 INTERVALS = 1024  # of a time series
-QUEUE, RUNNING, BLOCKS, POWER, OUTPUT, PROMPTS = range(6)  # rows of a time series
+QUEUE, RUNNING, BLOCKS, POWER, OUTPUT, PROMPTS, BUSY = range(7)  # rows of a time series
 Engine = Any  # a record of ENGINE
 
 ENGINE = np.dtype(
@@ -120,7 +121,7 @@ ENGINE = np.dtype(
         ("chunk_tokens", np.int64, MOST_SEQUENCES + 1),
         ("served", np.float64, CLIENTS),  # virtual time of fair queueing at which a client's last request ends
         ("itl", np.int64, BINS),  # gaps between tokens
-        ("series", np.float64, (6, INTERVALS)),  # rows QUEUE ... PROMPT: integrals over intervals of width_s
+        ("series", np.float64, (7, INTERVALS)),  # rows QUEUE ... BUSY: integrals over intervals of width_s
     ]
 )
 REQUEST = np.dtype(
@@ -159,6 +160,7 @@ REQUEST = np.dtype(
         ("preemptions", np.int32),
         ("cached_tokens", np.int32),
         ("replica", np.int32),
+        ("retries", np.int32),  # times it was sent again because its engine failed
     ]
 )
 EVENT = np.dtype(
@@ -179,6 +181,8 @@ CLOCK = np.dtype(
         ("unsent", np.int64),  # next one of a closed loop; -1 in an open one
         ("known", np.int64),  # requests in the book
         ("turn", np.int64),  # of the router
+        ("held", np.int64),  # requests that no engine has
+        ("retries", np.int64),  # times that a request was sent again
     ]
 )
 

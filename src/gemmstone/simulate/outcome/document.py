@@ -66,6 +66,8 @@ def _metrics(
         "goodput_requests_per_s": per_s(summary.good),
         "goodput_frac": summary.good / totals.submitted if totals.submitted else None,
         "preemptions": totals.preemptions,
+        "failures": totals.failures,
+        "retries": totals.retries,
         "prefix_hit_frac": hit_frac,
         "steps": totals.steps,
         "energy_j": _known(totals.energy_j),
@@ -110,6 +112,9 @@ def _replicas(totals: Totals) -> list[dict[str, Any]]:
             "energy_j": _known(float(each.energy_j[i])),
             "preemptions": int(each.preemptions[i]),
             "peak_kv_frac": float(each.peak_kv_frac[i]),
+            "up_s": float(each.up_s[i]),
+            "paid_s": float(each.paid_s[i]),
+            "cost_usd": _known(float(each.cost_usd[i])),
         }
         for i in range(len(each.requests))
     ]

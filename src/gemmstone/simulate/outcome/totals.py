@@ -34,7 +34,11 @@ class Series(NamedTuple):
 
 
 class PerReplica(NamedTuple):
-    """What each replica did; one entry a replica. busy_s: seconds in which a step ran; peak_kv_frac: most blocks in use."""
+    """What each replica did; one entry a replica. busy_s: seconds in which a step ran; peak_kv_frac: most blocks in use.
+
+    requests: that it answered or has; up_s: seconds in which it served; paid_s: in which it was
+    paid for and powered; cost_usd: of these, NaN where no price is known.
+    """
 
     requests: Indices
     output_tokens: Indices
@@ -42,6 +46,9 @@ class PerReplica(NamedTuple):
     energy_j: Array
     preemptions: Indices
     peak_kv_frac: Array
+    up_s: Array
+    paid_s: Array
+    cost_usd: Array
 
 
 class Steps(NamedTuple):
@@ -68,6 +75,7 @@ class Totals:
     last event. prompt_tokens: of all prompts that were scheduled, cached_tokens (found in the prefix cache) among them.
     steps: of all engines. itl_counts: times between two tokens of a request, as outcome/histogram.py counts them. stable:
     False where more came than could be served, so that the queue grew without end. partial: ended before the traffic did.
+    failures: of replicas; retries: how often requests were sent again because of them.
     """
 
     submitted: int
@@ -85,6 +93,8 @@ class Totals:
     per_replica: PerReplica
     stable: bool = True
     partial: bool = False
+    failures: int = 0
+    retries: int = 0
 
     @property
     def unfinished(self) -> int:
@@ -109,5 +119,5 @@ def nothing(replicas: int = 0) -> Totals:
         steps=0,
         itl_counts=histogram.empty(),
         series=Series(np.zeros(1), none, none, none, none, none, none, none),
-        per_replica=PerReplica(counts, counts, zeros, zeros, counts, zeros),
+        per_replica=PerReplica(counts, counts, zeros, zeros, counts, zeros, zeros, zeros, zeros),
     )
