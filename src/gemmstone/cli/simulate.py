@@ -39,7 +39,9 @@ def command(
         bool, typer.Option("--repair", help="Drop rows that cannot be meant and sort the others.")
     ] = False,
     replicas: Annotated[int, typer.Option(help="Copies of the deployment behind the router.")] = 1,
-    router: Annotated[str, typer.Option(help="round-robin, least-work, power-of-two or kv-aware.")] = "round-robin",
+    router: Annotated[
+        str, typer.Option(help="round-robin, least-work, shortest-queue, power-of-two or kv-aware.")
+    ] = "round-robin",
     policy: Annotated[
         str, typer.Option(help="fcfs, priority, shortest, deadline, fair, attained or rotating.")
     ] = "fcfs",

@@ -10,8 +10,9 @@ from gemmstone.simulate.routers.kv_aware import kv_aware
 from gemmstone.simulate.routers.least_work import least_work
 from gemmstone.simulate.routers.power_of_two import power_of_two
 from gemmstone.simulate.routers.round_robin import round_robin
+from gemmstone.simulate.routers.shortest_queue import shortest_queue
 
-ROUND_ROBIN, LEAST_WORK, POWER_OF_TWO, KV_AWARE = range(4)
+ROUND_ROBIN, LEAST_WORK, POWER_OF_TWO, KV_AWARE, SHORTEST_QUEUE = range(5)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,6 +29,7 @@ ROUTERS: dict[str, Router] = {
     "least-work": Router(code=LEAST_WORK, says="fewest outstanding tokens for its speed"),
     "power-of-two": Router(code=POWER_OF_TWO, says="the less loaded of two at random"),
     "kv-aware": Router(code=KV_AWARE, says="least to compute and to hold, cached prefixes counted"),
+    "shortest-queue": Router(code=SHORTEST_QUEUE, says="fewest requests that wait for their first token"),
 }
 
 
@@ -40,4 +42,6 @@ def choose(world: World, code: int, first: int, last: int, request: int) -> int:
         return power_of_two(world, first, last, request)
     if code == KV_AWARE:
         return kv_aware(world, first, last, request)
+    if code == SHORTEST_QUEUE:
+        return shortest_queue(world, first, last)
     return round_robin(world, first, last)
