@@ -130,8 +130,12 @@ def decode(
     chunk: float = 0.0,
     kv_cache: str = "bf16",
     count: float = 1.0,
+    prompts: Numbers = 0.0,
 ) -> Op:
-    """`queries` new tokens for each of `batch` sequences with `context` tokens in the cache, which is read once."""
+    """`queries` new tokens for each of `batch` sequences with `context` tokens in the cache, which is read once.
+
+    `prompts`: sequences whose prompts the same step computes, in the same call where an engine has one for both.
+    """
     seen = np.minimum(np.asarray(context, dtype=float), window) if window else context
     if chunk:
         seen = chunk_reach(context, chunk)
@@ -151,6 +155,7 @@ def decode(
             "kv_heads": kv_heads,
             "head_dim": head_dim,
             "window": window or chunk,
+            "prompts": prompts,
         },
     )
 

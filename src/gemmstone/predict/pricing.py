@@ -30,7 +30,7 @@ from gemmstone.core.power import PowerFit
 from gemmstone.core.residual import Residual
 from gemmstone.core.work import Op
 from gemmstone.ops import collective
-from gemmstone.predict import host, learned, measured, power
+from gemmstone.predict import host, learned, measured, mixed_attention, power
 from gemmstone.predict.borrowing import Lender, lender
 from gemmstone.predict.coefficients import Candidates, candidates
 from gemmstone.predict.features import FEATURES
@@ -79,6 +79,9 @@ class Pricing:
         if op.tier != "device":
             return self._behind(op)
         timed, source, error = self._time(op)
+        tiled = mixed_attention.in_tiles(op, self.engine, self.cluster.device)
+        if tiled is not None and self.fidelity != "limit":
+            timed = mixed_attention.slower(op, timed, self._time(tiled).kernel)
         near = self._near_memory(op)
         if near is not None:
             if self.fidelity != "limit":

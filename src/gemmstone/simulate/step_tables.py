@@ -2,11 +2,12 @@
 
 A step decodes B sequences whose caches hold S tokens together and computes P prompt tokens that attend to A keys in all:
 
-    t(B, S, P, A) = decode(B, S / B) + prompt(B, P, A / P)
+    t(B, S, P, A) = decode(B, S / B) + prompt(B, P, A / P)        beside(B, S / B) + prompt(...) where P > 0
 
 `decode` is tabulated for every B, piecewise linear in the mean context S / B; `prompt` is what prompt tokens add to the
-step, larger where they have its linear layers to themselves, on a grid that is linear in between. That attention of prompts
-and of decoding sequences do not disturb each other is what makes it a sum; `check` measures what this and the grid cost.
+step, larger where they have its linear layers to themselves, on a grid that is linear in between. Attention of decoding
+sequences may take longer beside prompts, which is `beside`: at a usual context, where the sum is evaluated, the same as
+`decode`. How much longer does not depend on the prompts, which makes it a sum.
 The second number of every entry is joules of one device above its standing power.
 """
 
@@ -26,7 +27,8 @@ from gemmstone.simulate.steady import Timer
 SECONDS, JOULES = 0, 1
 DENSE_SEQS = 64  # batches up to here are evaluated one by one, larger ones on a grid
 PER_OCTAVE = {"sequences": 8, "context": 2, "prompt": 4, "attended": 2, "beside": 1}  # grid points per doubling
-LONGEST = 2.0**21  # tokens of context up to where tables reach; beyond, the last slope goes on
+USUAL_CONTEXT = 1024.0  # of sequences beside which prompts are evaluated
+FEW_TOKENS = 16.0  # of a prompt beside which sequences are evaluated: it drops out of the difference
 
 
 MOST_SEQUENCES = 16384  # that one engine decodes at once
@@ -46,6 +48,7 @@ TABLE = np.dtype(
         ("attended", np.float64, KEYS),  # mean keys that a prompt token attends to
         ("prompt", np.float64, (BATCHES, PROMPTS, KEYS, 2)),
         ("decode", np.float64, (MOST_SEQUENCES + 1, CONTEXTS, 2)),  # no sequences: no step
+        ("decode_beside", np.float64, (MOST_SEQUENCES + 1, CONTEXTS, 2)),  # in a step with prompts
     ]
 )
 
@@ -69,6 +72,17 @@ def decode_value(table: StepTable, sequences: int, context: float, what: int) ->
     at = segment(table.context, table.last, context)
     low, high = table.context[at], table.context[at + 1]
     one, other = table.decode[sequences, at, what], table.decode[sequences, at + 1, what]
+    return float(one + (other - one) * ((context - low) / (high - low)))
+
+
+@compiled
+def beside_value(table: StepTable, sequences: int, context: float, what: int) -> float:
+    """Seconds or joules of decoding in a step that computes prompts, too."""
+    if sequences == 0:
+        return 0.0
+    at = segment(table.context, table.last, context)
+    low, high = table.context[at], table.context[at + 1]
+    one, other = table.decode_beside[sequences, at, what], table.decode_beside[sequences, at + 1, what]
     return float(one + (other - one) * ((context - low) / (high - low)))
 
 
@@ -98,7 +112,10 @@ def prompt_value(table: StepTable, sequences: int, tokens: int, attended: float,
 def step_s(table: StepTable, sequences: int, context_sum: float, prompt_tokens: int, attended: float) -> float:
     """Seconds of a step: `sequences` decode whose caches hold `context_sum` tokens together, and prompt tokens that attend
     to `attended` keys in all are computed."""
-    decoding = decode_value(table, sequences, context_sum / sequences, SECONDS) if sequences else 0.0
+    context = context_sum / sequences if sequences else 0.0
+    if prompt_tokens == 0:
+        return decode_value(table, sequences, context, SECONDS) if sequences else 0.0
+    decoding = beside_value(table, sequences, context, SECONDS)
     return decoding + prompt_value(table, sequences, prompt_tokens, attended, SECONDS)
 
 
@@ -115,10 +132,10 @@ def compile_steps(timer: Timer, most_sequences: int, most_prompt_tokens: int, lo
     tokens = _counts(most_prompt_tokens, 2, PER_OCTAVE["prompt"])
     attended = _octaves(0.5, longest, PER_OCTAVE["attended"])[:KEYS]
     decode = _decode(timer, sequences, context, most_sequences)
+    with_prompts = _decode(timer, sequences, context, most_sequences, prompts=1.0)
     prompt = _prompt(timer, beside, tokens, attended)
-    return _table(
-        context, decode, beside, tokens, attended, prompt, techniques.tokens_per_step(timer.deployment.techniques)
-    )
+    growth = techniques.tokens_per_step(timer.deployment.techniques)
+    return from_grids(context, decode, beside, tokens, attended, prompt, growth, with_prompts)
 
 
 def linear(
@@ -145,7 +162,7 @@ def linear(
     prompt = np.stack([alone + base_s, alone, alone])
     spent = np.array([1.0, watts])
     beside = np.array([0.0, 1.0, 2.0**24])
-    return _table(context, decode[..., None] * spent, beside, tokens, attended, prompt[..., None] * spent, 1.0)
+    return from_grids(context, decode[..., None] * spent, beside, tokens, attended, prompt[..., None] * spent, 1.0)
 
 
 def constant(seconds_per_step: float) -> StepTable:
@@ -153,10 +170,20 @@ def constant(seconds_per_step: float) -> StepTable:
     return linear(seconds_per_step)
 
 
-def _table(
-    context: Array, decode: Array, beside: Array, tokens: Array, attended: Array, prompt: Array, growth: float
+def from_grids(
+    context: Array,
+    decode: Array,
+    beside: Array,
+    tokens: Array,
+    attended: Array,
+    prompt: Array,
+    growth: float = 1.0,
+    decode_beside: Array | None = None,
 ) -> StepTable:
-    """A record of TABLE from grids and the values on them."""
+    """A record of TABLE from grids and the values on them, seconds and joules on the last axis.
+
+    decode [B, c, 2], B from 0; prompt [beside, P, w, 2]; decode_beside: decoding in a step with prompts, where it differs.
+    """
     made = np.zeros(1, dtype=TABLE)
     table = made[0]
     table["growth"] = growth
@@ -168,7 +195,8 @@ def _table(
     ):
         table[name][: len(nodes)] = nodes
         table[last] = len(nodes) - 2
-    table["decode"][: decode.shape[0], : decode.shape[1]] = decode
+    for name, values in (("decode", decode), ("decode_beside", decode if decode_beside is None else decode_beside)):
+        table[name][: values.shape[0], : values.shape[1]] = values
     table["prompt"][: prompt.shape[0], : prompt.shape[1], : prompt.shape[2]] = prompt
     return table
 
@@ -203,15 +231,27 @@ def _values(timer: Timer, step: Step, shape: tuple[int, ...]) -> npt.NDArray[np.
     return np.stack([tree.time_s, joules], axis=-1).reshape(*shape, 2)
 
 
-def _decode_step(timer: Timer, sequences: Array, context: Array) -> Step:
+def _decode_step(timer: Timer, sequences: Array, context: Array, prompts: float = 0.0) -> Step:
     ranks = float(timer.deployment.attention_dp)
-    return Step(prefill_seqs=np.zeros_like(sequences), decode_seqs=sequences / ranks, decode_context=context)
+    return Step(
+        prefill_seqs=np.full_like(sequences, prompts),
+        prefill_tokens=FEW_TOKENS * prompts,
+        decode_seqs=sequences / ranks,
+        decode_context=context,
+    )
 
 
-def _decode(timer: Timer, sequences: Array, context: Array, most: int) -> npt.NDArray[np.float64]:
-    """Values [B, c, 2] of steps without prompts for every batch up to `most`."""
+def _decode(timer: Timer, sequences: Array, context: Array, most: int, prompts: float = 0.0) -> npt.NDArray[np.float64]:
+    """Values [B, c, 2] of decoding for every batch up to `most`; beside prompts what they are more than at a usual context."""
     grid_b, grid_c = (axis.ravel() for axis in np.meshgrid(sequences, context, indexing="ij"))
-    values = _values(timer, _decode_step(timer, grid_b, grid_c), (len(sequences), len(context)))
+    shape = (len(sequences), len(context))
+    values = _values(timer, _decode_step(timer, grid_b, grid_c, prompts), shape)
+    if prompts:
+        usual = np.full_like(sequences, USUAL_CONTEXT)
+        with_them, without = (
+            _values(timer, _decode_step(timer, sequences, usual, some), (len(sequences), 1)) for some in (prompts, 0.0)
+        )
+        values = values - with_them + without
     at, frac = _places(sequences, most)
     dense = values[at] + (values[at + 1] - values[at]) * frac[:, None, None]
     dense[0] = 0.0
@@ -226,7 +266,7 @@ def _prompt(timer: Timer, beside: Array, tokens: Array, attended: Array) -> npt.
     each = np.where(whole, np.maximum(2.0 * grid_w, 1.0), grid_p)
     prompts = grid_p / each
     past = np.where(whole, 0.0, grid_w - grid_p / 2.0)
-    usual = np.full_like(grid_b, 1024.0)  # context of the sequences beside: it drops out of the difference
+    usual = np.full_like(grid_b, USUAL_CONTEXT)
     step = Step(
         prefill_seqs=np.maximum(prompts / ranks, 1.0),  # a single prompt lies on one rank, and the others wait for it
         prefill_tokens=each,

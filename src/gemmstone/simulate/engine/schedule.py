@@ -35,7 +35,7 @@ from gemmstone.simulate.engine.lifecycle import (
 )
 from gemmstone.simulate.engine.state import APPLY, CONTINUOUS, NEVER, NONE, PROMPT, SCHEDULE, STATIC, Engine, World
 from gemmstone.simulate.policies import key
-from gemmstone.simulate.step_tables import JOULES, SECONDS, prompt_value
+from gemmstone.simulate.step_tables import JOULES, SECONDS, beside_value, prompt_value
 
 LONGEST_STRETCH = 1 << 40
 MOST_ROUNDS = 64  # of putting back and admitting at an epoch
@@ -88,7 +88,10 @@ def record(world: World, engine: Engine) -> None:
     joules = 0.0
     if engine.decodes:
         context = engine.context / engine.decodes
-        joules = stretch(table, engine.decodes, context, engine.steps, JOULES)
+        if engine.prompt_tokens:
+            joules = beside_value(table, engine.decodes, context, JOULES)
+        else:
+            joules = stretch(table, engine.decodes, context, engine.steps, JOULES)
         pure_s = stretch(table, engine.decodes, context, engine.steps, SECONDS)
         extra_s = max((engine.end - engine.now - pure_s) / engine.steps, 0.0)
         count_gaps(world, engine, context, engine.steps, extra_s + engine.gap_s)
@@ -165,6 +168,7 @@ def prompts_alone(world: World, engine: Engine, now: float) -> None:
     if engine.chunks == 0 and engine.sequences:
         while needed_blocks(world, engine, 1) > engine.free:
             put_back(world, engine, last_running(world, engine))
+            put = True  # so that who was put back can come in again after this step, as far as there is room
         engine.decodes = engine.sequences
         engine.steps = 1 if put else uneventful(world, engine)
 
@@ -352,7 +356,10 @@ def launch(world: World, engine: Engine, now: float) -> None:
     seconds = 0.0
     if engine.decodes:
         context = engine.context / engine.decodes
-        seconds = stretch(table, engine.decodes, context, engine.steps, SECONDS)
+        if engine.chunks:
+            seconds = beside_value(table, engine.decodes, context, SECONDS)
+        else:
+            seconds = stretch(table, engine.decodes, context, engine.steps, SECONDS)
         seconds += engine.steps * borrowed_s(world, engine)
     if engine.chunks:
         seconds += prompt_value(table, engine.decodes, engine.prompt_tokens, engine.attended, SECONDS)
