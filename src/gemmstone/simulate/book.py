@@ -50,6 +50,10 @@ class Book:
         for name in LINKS:
             rows[name] = NONE
         rows["hash_start"], rows["hash_end"] = chunk.hash_start[of], chunk.hash_start[1:][of]
+        hash_tokens = int(self.world.engines["hash_tokens"].max(initial=0))
+        if hash_tokens:  # a block that the prompt does not fill goes on with the answer: nobody shares it
+            filled = rows["hash_start"] + rows["input_tokens"] // hash_tokens
+            rows["hash_end"] = np.minimum(rows["hash_end"], filled)
         rows["replica"] = NONE
         self.taken += count
         self.world.clock["known"] = min(self.taken, self.size)
