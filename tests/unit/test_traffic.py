@@ -16,7 +16,7 @@ from gemmstone.simulate.traffic.kinds import KINDS
 from gemmstone.simulate.traffic.named import named
 from gemmstone.simulate.traffic.show import first, summary
 
-OPEN = [name for name in KINDS if name != "closed"]
+OPEN = [name for name in KINDS if name not in ("closed", "mlperf-offline")]
 FITTED = published()
 
 

@@ -36,6 +36,7 @@ LOST_FRAC = 0.01  # of the requests that may be turned away
 TOLERANCE_FRAC = 0.01  # between the largest sustained rate and the smallest that is not
 FIRST_STEP = 0.1  # of the logarithm of the rate; each further one is twice as long
 MOST_STEPS = 8  # in one direction: a factor of e^25
+PLAIN = Options()
 GROWING = "requests take longer and longer"
 TURNED_AWAY = "requests do not fit the cache"
 TrafficOf = Callable[[float, int], Traffic]  # requests/s, how many requests -> the traffic
@@ -167,7 +168,7 @@ def sustained(
     traffic_of: TrafficOf,
     slo: Mapping[str, float],
     *,
-    options: Options = Options(),
+    options: Options = PLAIN,
     guess_per_s: float = 1.0,
     requests: int | None = None,
     stay_s: float = 0.0,
@@ -214,7 +215,7 @@ def fewest(
     rate_per_s: float,
     slo: Mapping[str, float],
     *,
-    options: Options = Options(),
+    options: Options = PLAIN,
     guess: int = 1,
     most: int = 1024,
     requests: int | None = None,

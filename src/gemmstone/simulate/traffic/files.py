@@ -26,10 +26,22 @@ SETTINGS: dict[str, Setting] = {
 
 def traffic(path: Path, asked: Asked) -> Traffic:
     """The requests of a trace file as traffic."""
+    asked, rows = opened(path, asked)
+    count = len(rows.input_tokens) * int(asked.number("repeat", 1, 1e6))
+    count = count if asked.requests is None else min(count, asked.requests)
+    if asked.requests is not None and count < asked.requests:
+        asked.say(
+            f"{path.name} has {count:,} requests, not {asked.requests:,}: repeat={-(-asked.requests // max(count, 1))} repeats it"
+        )
+    return of_rows(path.stem, rows, asked, count)
+
+
+def opened(path: Path, asked: Asked) -> tuple[Asked, Rows]:
+    """What is asked of a trace file, with all its settings, and the requests in it."""
     asked = replace(asked, settings=settings("of a file", SETTINGS, asked.settings))
     if asked.input_tokens is not None or asked.output_tokens is not None or asked.length_spread:
         raise BadRequest(f"{path.name} has lengths of its own: leave out --input, --output and --length-spread")
-    repeats = int(asked.number("repeat", 1, 1e6))
+    asked.number("repeat", 1, 1e6)
     rows = read(
         path,
         limit=asked.requests,
@@ -38,13 +50,7 @@ def traffic(path: Path, asked: Asked) -> Traffic:
         keep_duplicates=asked.truth("keep_duplicates"),
         say=asked.say,
     )
-    count = len(rows.input_tokens) * repeats
-    count = count if asked.requests is None else min(count, asked.requests)
-    if asked.requests is not None and count < asked.requests:
-        asked.say(
-            f"{path.name} has {count:,} requests, not {asked.requests:,}: repeat={-(-asked.requests // max(count, 1))} repeats it"
-        )
-    return of_rows(path.stem, rows, asked, count)
+    return asked, rows
 
 
 def of_rows(name: str, rows: Rows, asked: Asked, count: int) -> Traffic:

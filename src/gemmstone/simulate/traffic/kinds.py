@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from gemmstone.core.errors import BadRequest
 from gemmstone.simulate.requests import Traffic
-from gemmstone.simulate.traffic import agentic, arrivals
+from gemmstone.simulate.traffic import agentic, arrivals, mlperf
 from gemmstone.simulate.traffic.arrivals import Clocks
 from gemmstone.simulate.traffic.asked import DAY_S, Asked, Setting
 from gemmstone.simulate.traffic.draws import Gaps, Sampler
@@ -104,4 +104,6 @@ KINDS: dict[str, Kind] = {
         about="open, sessions of several turns whose prompts hold all that was said before",
     ),
     "closed": Kind(make=closed_loop, settings={}, about="closed: so many requests are kept in flight"),
+    mlperf.SERVER: Kind(make=mlperf.server, settings={}, about="MLPerf's Server: Poisson, for ten minutes"),
+    mlperf.OFFLINE: Kind(make=mlperf.offline, settings={}, about="MLPerf's Offline: all samples at the start"),
 }

@@ -1,0 +1,118 @@
+"""One traffic at any rate: the same random numbers, or the same trace read once, for trials at different rates."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+from gemmstone.core.errors import BadRequest
+from gemmstone.simulate.requests import Traffic
+from gemmstone.simulate.traffic import distribution, files
+from gemmstone.simulate.traffic.asked import MAX_DAYS, Asked, Setting, check
+from gemmstone.simulate.traffic.kinds import HOURS, KINDS
+from gemmstone.simulate.traffic.mlperf import LEAST_S, OFFLINE, SERVER
+from gemmstone.simulate.traffic.named import made, split
+
+MOST_ROWS = 200_000  # of a trace that are read for trials
+FLAT = ";".join(["1"] * HOURS)
+OF_THE_DAY = ("hours", "peak_to_trough", "peak_hour", "start_hour", "days", "profile")
+HELD = "{}: the rate is held, as in the hour that is planned for; days=1 behind the name simulates whole days"
+TrafficOf = Callable[[float, int], Traffic]
+
+
+def is_offline(name: str) -> bool:
+    """Whether a traffic's name means that everything comes at once."""
+    return split(name)[0] == OFFLINE
+
+
+def scaled(name: str, asked: Asked) -> TrafficOf:
+    """The traffic of a name or file as a function of its rate in requests/s and how many requests there shall be.
+
+    `asked.requests` fixes their number. A trace goes faster or slower as a whole, and again from its start where more
+    requests are wanted than it has. Raises BadRequest for what has no rate that could be changed.
+    """
+    head, written = split(name)
+    asked = replace(asked, settings={**written, **asked.settings})
+    check(asked)
+    if head == "closed" or asked.in_flight:
+        raise BadRequest(
+            "closed-loop traffic sends as fast as it is answered and has no rate to find: give open traffic, as poisson or a "
+            "file with times, or use gemmstone simulate"
+        )
+    if head == OFFLINE:
+        once = made(head, asked)
+        return lambda rate_per_s, count: once
+    if head in KINDS or head in distribution.published() or _is_distribution(head):
+        asked = replace(asked, settings=_held(head, asked))
+        return _drawn(head, asked)
+    return _replayed(Path(head), asked)
+
+
+def _is_distribution(name: str) -> bool:
+    path = Path(name)
+    try:
+        with path.open("rb") as file:
+            return distribution.is_one(file.read(1000))
+    except OSError:
+        return False
+
+
+def _held(name: str, asked: Asked) -> dict[str, Setting]:
+    """The settings, with the hours of the day left out unless something is said of them: trials last minutes."""
+    given = dict(asked.settings)
+    if "days" in given:
+        asked.number("days", high=MAX_DAYS)
+    if any(key in given for key in OF_THE_DAY):
+        return given
+    if name in KINDS:
+        varying = "hours" in KINDS[name].settings
+        flat: dict[str, Setting] = {"hours": FLAT}
+    else:
+        found = distribution.find(name)
+        varying = bool(found.parts) or (found.arrivals is not None and len(found.arrivals.factors) > 1)
+        flat = {"hours": FLAT} if found.parts else {"profile": "no"}
+    if varying:
+        asked.say(HELD.format(name))
+        return {**given, **flat}
+    return given
+
+
+def _drawn(name: str, asked: Asked) -> TrafficOf:
+    days = float(asked.settings.get("days", 0)) > 0
+    least_s = LEAST_S if name == SERVER else 0.0
+
+    def at(rate_per_s: float, count: int) -> Traffic:
+        count = max(count, min(math.ceil(least_s * rate_per_s), MOST_ROWS))
+        wanted = asked.requests or (None if days else count)
+        found = made(name, replace(asked, rate_per_s=rate_per_s, requests=wanted))
+        return found if days or found.sessions else _paced(found, rate_per_s)
+
+    return at
+
+
+def _paced(found: Traffic, rate_per_s: float) -> Traffic:
+    """The traffic stretched a little, so that it comes at exactly its rate: chance has no part in how much there is."""
+    parts = list(found.chunks())
+    last_s = float(parts[-1].arrival_s[-1]) if found.count else 0.0
+    if last_s <= 0:
+        return found
+    stretch = found.count / (rate_per_s * last_s)
+    parts = [part._replace(arrival_s=part.arrival_s * stretch) for part in parts]
+    return replace(found, chunks=lambda: iter(parts))
+
+
+def _replayed(path: Path, asked: Asked) -> TrafficOf:
+    if not path.exists():
+        made(str(path), asked)  # says which names there are
+    asked, rows = files.opened(path, replace(asked, requests=asked.requests or MOST_ROWS))
+    size = len(rows.input_tokens)
+    if not size:
+        raise BadRequest(f"{path.name} holds no request: there is no rate to find")
+    asked.say(f"{path.name}: {size:,} requests, replayed as fast as each trial asks for")
+
+    def at(rate_per_s: float, count: int) -> Traffic:
+        return files.of_rows(path.stem, rows, replace(asked, rate_per_s=rate_per_s), max(count, size))
+
+    return at
