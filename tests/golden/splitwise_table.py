@@ -3,7 +3,14 @@ data/perf_model.csv, MIT. Sequences, tokens of each prompt, milliseconds of the 
 
 from __future__ import annotations
 
+import csv
+from collections import defaultdict
+from functools import cache
+from pathlib import Path
+
 from gemmstone.calibrate.phases import Phase
+
+TABLES = Path(__file__).with_name("splitwise_perf_model.csv")
 
 H100_TP8 = (
     (1, 128, 58.2, 29.9), (1, 256, 51.7, 28.3), (1, 512, 53.4, 29.8), (1, 1024, 77.9, 29.7), (1, 2048, 136.8, 31.0),
@@ -31,3 +38,21 @@ def points(rows: tuple[tuple[int, int, float, float], ...]) -> list[Phase]:
         Phase(batch=batch, input_tokens=length, prompt_s=prompt / 1e3, token_s=token / 1e3)
         for batch, length, prompt, token in rows
     ]
+
+
+@cache
+def tables() -> dict[tuple[str, str, int], list[Phase]]:
+    """All eight measured tables: model, GPU, degree of tensor parallelism."""
+    found: dict[tuple[str, str, int], list[Phase]] = defaultdict(list)
+    lines = (line for line in TABLES.read_text(encoding="utf-8").splitlines() if not line.startswith("#"))
+    for row in csv.DictReader(lines):
+        found[row["model"], row["gpu"], int(row["tensor_parallel"])].append(
+            Phase(
+                batch=int(row["batch"]),
+                input_tokens=int(row["input_tokens"]),
+                prompt_s=float(row["prompt_ms"]) / 1e3,
+                token_s=float(row["token_ms"]) / 1e3,
+                power_frac=float(row["power_frac"]),
+            )
+        )
+    return dict(found)
