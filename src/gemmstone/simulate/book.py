@@ -6,6 +6,7 @@ renumbered at once.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -70,17 +71,31 @@ class Book:
     def done(self) -> Served:
         """Hands out the requests at the front of the ring that nothing happens to any more."""
         waiting = self.taken - self.given
-        places = (self.given + np.arange(waiting)) % self.size
-        over = np.isin(self.world.book["state"][places], (DONE, REJECTED))
-        count = waiting if over.all() else int(np.argmin(over))
+        count = 0
+        for rows in self._pieces(waiting):
+            over = (rows["state"] == DONE) | (rows["state"] == REJECTED)
+            ended = len(rows) if over.all() else int(np.argmin(over))
+            count += ended
+            if ended < len(rows):
+                break
+        found = served(self._pieces(count))
         self.given += count
-        return served(self.world.book[places[:count]])
+        return found
 
     def rest(self) -> Served:
         """Hands out all that was sent, whatever became of it."""
-        rows = self.world.book[(self.given + np.arange(self.taken - self.given)) % self.size]
+        pieces = [
+            rows[(rows["state"] != 0) & (rows["state"] != COMING)] for rows in self._pieces(self.taken - self.given)
+        ]
         self.given = self.taken
-        return served(rows[(rows["state"] != 0) & (rows["state"] != COMING)])
+        return served(pieces)
+
+    def _pieces(self, count: int) -> list[Any]:
+        """The next requests to hand out, in one or two pieces of the ring."""
+        first = self.given % self.size
+        whole = self.world.book[first : first + count]
+        rest = self.world.book[: count - len(whole)]
+        return [whole, rest] if len(rest) else [whole]
 
     def grow(self) -> World:
         """Twice the room, every place renumbered."""
@@ -102,6 +117,6 @@ class Book:
         return self.world
 
 
-def served(rows: Any) -> Served:
+def served(pieces: Sequence[Any]) -> Served:
     """What became of some requests of a ring."""
-    return Served(*(np.ascontiguousarray(rows[name]) for name in Served._fields))
+    return Served(*(np.concatenate([rows[name] for rows in pieces]) for name in Served._fields))

@@ -32,7 +32,7 @@ from gemmstone.simulate.sums import steps_of, totals
 
 Entry = TypeVar("Entry")
 BATCHINGS = {"continuous": state.CONTINUOUS, "prefill-first": state.PREFILL_FIRST, "static": state.STATIC}
-FIRST_RING, LAST_RING = 1 << 18, 1 << 22  # requests known at once: at first, and at most
+FIRST_RING, LAST_RING = 1 << 16, 1 << 22  # requests known at once: at first, and at most
 SLICE_S = 0.3  # of wall time between looks at the clock, the fleet and the keyboard
 
 
@@ -126,7 +126,8 @@ class Simulation:
     def feed(self, chunk: Requests, sink: Callable[[Served], None], progress: Callable[[int, int], None]) -> bool:
         """Sends the requests of a chunk; False when too many of them wait."""
         if len(chunk.hash_ids):
-            self.world = self.world._replace(hash_ids=chunk.hash_ids)
+            nodes = np.full(len(chunk.hash_ids), state.NONE, dtype=np.int64)
+            self.world = self.world._replace(hash_ids=chunk.hash_ids, hash_nodes=nodes)
             self.book.world = self.world
         begin, count = 0, len(chunk.arrival_s)
         while begin < count:

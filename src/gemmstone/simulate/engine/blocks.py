@@ -82,6 +82,15 @@ def take_blocks(world: World, engine: Engine, blocks: int) -> None:
 
 
 @compiled
+def in_lower_tier(world: World, engine: Engine, block: int) -> bool:
+    """Whether a hashed block lies in a cache below the device's."""
+    for tier in range(1, engine.tiers):
+        if find(world.prefixes, engine.first_tier + tier, block) != NONE:
+            return True
+    return False
+
+
+@compiled
 def prefix_hits(world: World, engine: Engine, request: int) -> int:
     """Hashed blocks at the start of a prompt that are in a cache of the engine: the last token is always computed."""
     book = world.book
@@ -90,12 +99,9 @@ def prefix_hits(world: World, engine: Engine, request: int) -> int:
     most = min(most, book[request].hash_end - first)
     for at in range(most):
         block = int(world.hash_ids[first + at])
-        known = False
-        for tier in range(engine.tiers):
-            if find(world.prefixes, engine.first_tier + tier, block) != NONE:
-                known = True
-                break
-        if not known:
+        node = find(world.prefixes, engine.first_tier, block)
+        world.hash_nodes[first + at] = node
+        if node == NONE and not in_lower_tier(world, engine, block):
             return int(at)
     return int(most)
 
@@ -105,7 +111,7 @@ def new_blocks_for_hits(world: World, engine: Engine, request: int, hits: int) -
     """Blocks that stop being free when a request takes its hits: unused ones, and those that lie in a lower tier."""
     first, count = world.book[request].hash_start, 0
     for at in range(hits):
-        node = find(world.prefixes, engine.first_tier, int(world.hash_ids[first + at]))
+        node = world.hash_nodes[first + at]
         if node == NONE or world.prefixes.nodes[engine.first_tier, node].users == 0:
             count += 1
     return int(count * engine.hash_blocks)
@@ -117,15 +123,15 @@ def take_hits(world: World, engine: Engine, request: int, hits: int) -> None:
     book = world.book
     row, first = engine.first_tier, book[request].hash_start
     for at in range(hits):  # first those that are there, so that making room for others does not lose them
-        node = find(world.prefixes, row, world.hash_ids[first + at])
+        node = world.hash_nodes[first + at]
         if node != NONE and use(world.prefixes, row, node):
             engine.free -= engine.hash_blocks
     for at in range(hits):
-        block = int(world.hash_ids[first + at])
-        if find(world.prefixes, row, block) != NONE:
+        if world.hash_nodes[first + at] != NONE:
             continue
+        block = int(world.hash_ids[first + at])
         take_blocks(world, engine, engine.hash_blocks)
-        insert(world.prefixes, row, block)
+        world.hash_nodes[first + at] = insert(world.prefixes, row, block)
         for tier in range(1, engine.tiers):
             if find(world.prefixes, row + tier, block) != NONE:
                 engine.transfer_s += world.prefixes.heads[row + tier].copy_s
@@ -148,9 +154,10 @@ def share_prompt(world: World, engine: Engine, request: int, computed: int) -> N
             if world.prefixes.heads[row].nodes >= world.prefixes.heads[row].room:
                 most = at
                 break
-            insert(world.prefixes, row, block)
+            node = insert(world.prefixes, row, block)
         elif not use(world.prefixes, row, node):
             engine.free += engine.hash_blocks
+        world.hash_nodes[first + at] = node
     book[request].hashes = max(most, book[request].hashes)
 
 
@@ -160,7 +167,7 @@ def give_back(world: World, engine: Engine, request: int, blocks: int) -> None:
     book = world.book
     first = book[request].hash_start
     for at in range(book[request].hashes - 1, -1, -1):
-        node = find(world.prefixes, engine.first_tier, int(world.hash_ids[first + at]))
+        node = world.hash_nodes[first + at]
         if leave(world.prefixes, engine.first_tier, node):
             engine.free += engine.hash_blocks
     engine.free += blocks - book[request].hashes * engine.hash_blocks

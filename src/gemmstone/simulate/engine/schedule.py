@@ -81,7 +81,7 @@ def apply(world: World, engine: Engine) -> None:
     engine.phase = SCHEDULE
 
 
-@compiled
+@inlined
 def record(world: World, engine: Engine) -> None:
     """Counts the step or stretch in flight."""
     table = world.tables[engine.kind]
@@ -123,7 +123,7 @@ def schedule(world: World, engine: Engine) -> None:
     launch(world, engine, now)
 
 
-@compiled
+@inlined
 def mixed_step(world: World, engine: Engine, now: float) -> None:
     """Decoding requests and prompts share the step."""
     budget = max(0, engine.budget - engine.sequences)
@@ -150,7 +150,7 @@ def mixed_step(world: World, engine: Engine, now: float) -> None:
         engine.steps = uneventful(world, engine)
 
 
-@compiled
+@inlined
 def prompts_alone(world: World, engine: Engine, now: float) -> None:
     """Prompts have steps of their own and go first."""
     budget, nothing, put = engine.budget, engine.budget - engine.budget, False
@@ -173,7 +173,7 @@ def prompts_alone(world: World, engine: Engine, now: float) -> None:
         engine.steps = 1 if put else uneventful(world, engine)
 
 
-@compiled
+@inlined
 def static_step(world: World, engine: Engine, now: float) -> None:
     """A batch at a time: its prompts in steps of their own, then its tokens until the longest answer is there."""
     if engine.sequences == 0 and engine.partial == NONE and engine.batch == NONE:
@@ -302,7 +302,7 @@ def admit(world: World, engine: Engine, now: float, budget: int, needed: int) ->
     engine.blocked = 1 if engine.waiting else 0
 
 
-@compiled
+@inlined
 def start_prompt(world: World, engine: Engine, request: int, found: int, now: float) -> None:
     """A waiting request runs, the first `found` tokens of its prompt from a cache."""
     book = world.book
@@ -340,7 +340,7 @@ def uneventful(world: World, engine: Engine) -> int:
     return max(1, steps_that_fit(world, engine, steps, engine.free))
 
 
-@compiled
+@inlined
 def launch(world: World, engine: Engine, now: float) -> None:
     """The chosen step or stretch runs; without one the engine waits for a request."""
     table = world.tables[engine.kind]

@@ -12,7 +12,7 @@ import numpy as np
 
 from gemmstone.simulate.engine.prefix_cache import PrefixCaches
 from gemmstone.simulate.outcome.histogram import BINS
-from gemmstone.simulate.requests import Integers
+from gemmstone.simulate.requests import Indices, Integers
 from gemmstone.simulate.step_tables import MOST_SEQUENCES, TABLE
 
 NEVER = np.inf
@@ -194,6 +194,7 @@ class World(NamedTuple):
     engines: Any  # records of ENGINE
     book: Any  # records of REQUEST
     hash_ids: Integers
+    hash_nodes: Indices  # where the block of each id lies in the cache of the engine that has its request
     prefixes: PrefixCaches
     events: Any  # [engine, event] records of EVENT: the first steps, for a trace
     coming: Any  # heap of COMING_AT
@@ -231,6 +232,7 @@ def world(
         engines=made,
         book=np.zeros(book, dtype=REQUEST),
         hash_ids=hash_ids,
+        hash_nodes=np.full(len(hash_ids), NONE, dtype=np.int64),
         prefixes=prefixes,
         events=np.zeros((len(made), events), dtype=EVENT),
         coming=np.zeros(coming + 1, dtype=COMING_AT),
