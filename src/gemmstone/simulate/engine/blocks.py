@@ -84,10 +84,10 @@ def take_blocks(world: World, engine: Engine, blocks: int) -> None:
 @compiled
 def in_lower_tier(world: World, engine: Engine, block: int) -> bool:
     """Whether a hashed block lies in a cache below the device's."""
+    found = False
     for tier in range(1, engine.tiers):
-        if find(world.prefixes, engine.first_tier + tier, block) != NONE:
-            return True
-    return False
+        found = found or find(world.prefixes, engine.first_tier + tier, block) != NONE
+    return found
 
 
 @compiled
