@@ -63,7 +63,7 @@ def evacuate(world: World, r: int, time_s: float, orders: Indices) -> int:
     of their prompts and answers is lost; steps that were over by then stay counted, the one in progress is not.
     """
     engine, book, count = world.engines[r], world.book, 0
-    if engine.phase == APPLY and engine.steps > 1 and engine.chunks == 0 and engine.end < NEVER:
+    if engine.end < NEVER and engine.phase == APPLY and engine.steps > 1 and engine.chunks == 0:
         table, context = world.tables[engine.kind], engine.context / engine.decodes
         extra_s = borrowed_s(world, engine)
         over = steps_until(table, engine.decodes, context, engine.steps, time_s - engine.now, extra_s) - 1
@@ -71,6 +71,8 @@ def evacuate(world: World, r: int, time_s: float, orders: Indices) -> int:
             engine.steps = over
             engine.end = engine.now + stretch(table, engine.decodes, context, over, SECONDS) + over * extra_s
             record(world, engine)
+    if engine.end < NEVER:
+        engine.now = min(engine.end, time_s)
     for place in range(len(book)):
         if book[place].replica == r and WAITING <= book[place].state <= DECODING:
             engine.output_total -= book[place].generated
