@@ -37,6 +37,7 @@ SEEDS = [
     "energonai",
     "dovetail",
     "superpipeline",
+    "fastswitch",
     "duplex",
     "sn40l",
     "cloudmatrix384",

@@ -2,12 +2,24 @@
 
 from __future__ import annotations
 
-from papers import apex, caches, hardware, judged, measured, models, offload, on_device, predictors, techniques
+from papers import (
+    apex,
+    caches,
+    hardware,
+    judged,
+    measured,
+    models,
+    offload,
+    on_device,
+    predictors,
+    switching,
+    techniques,
+)
 from papers.row import Paper
 
 PAPERS: dict[str, tuple[Paper, ...]] = {
     "Predictors and serving": predictors.PAPERS + apex.PAPERS,
-    "Techniques": caches.PAPERS + techniques.PAPERS + offload.PAPERS,
+    "Techniques": caches.PAPERS + techniques.PAPERS + offload.PAPERS + switching.PAPERS,
     "Hardware": hardware.PAPERS,
     "Measurements": measured.PAPERS + judged.PAPERS,
     "Models and where they run": models.PAPERS + on_device.PAPERS,
