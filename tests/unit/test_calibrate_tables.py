@@ -150,6 +150,25 @@ def test_eager_all_reduces_are_left_out(tmp_path):
     assert [s.kernel for s in comm_tables.read_all_reduce(tmp_path)] == ["x_graph"]
 
 
+def test_an_all_reduce_as_slow_as_through_the_host_is_told_apart(tmp_path):
+    """Of 64 GB/s: 39 where cards reach each other's memory, 15 through the host's, which an older version was measured with."""
+    message = np.array([1 << 10, 1 << 20, 1 << 28])
+    for version, rate in (("0.24.0", 39e9), ("0.19.0", 15e9)):
+        rows = pl.DataFrame(
+            {"allreduce_dtype": "bfloat16", "kernel_source": "x_graph", "num_gpus": 2, "message_size": message // 2,
+             "latency": 0.01 + message / rate * 1e3}
+        )  # fmt: skip
+        where = {"family": "comm", "table": "custom_allreduce", "version": version}
+        in_folders(tmp_path, rows, gpu="rtx_pro_6000_server", **where)
+        in_folders(tmp_path, rows, gpu="h100_sxm", **where)  # no cards in slots
+    found = comm_tables.read_all_reduce(tmp_path)
+    assert [(s.device, s.variant, s.inputs["version"]) for s in found] == [
+        ("h100-sxm", "bf16", "vllm 0.24.0"),
+        ("rtx-pro-6000", "bf16", "vllm 0.24.0"),
+        ("rtx-pro-6000", "host", "vllm 0.19.0"),
+    ]
+
+
 def test_several_passes_are_no_elementwise_kernel(tmp_path):
     """At 2 GB the slow source moves 0.2 TB/s of 3.35: the memory was crossed again and again."""
     m, k = np.array([1.0, 32768.0, 32768.0]), np.array([64.0, 4096.0, 21845.0])

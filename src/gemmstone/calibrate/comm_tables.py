@@ -6,7 +6,7 @@ over a link of 450 (75%); if it were a rank's share, eight times as much would p
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,11 +14,12 @@ import numpy as np
 
 from gemmstone.calibrate import tables
 from gemmstone.calibrate.fit import Coefficient, FitSpec, Groups, Sample, group_ids, join
+from gemmstone.catalog import device_files
 from gemmstone.core.deployment import Array
 from gemmstone.core.work import Op
 from gemmstone.ops import collective as ops
 from gemmstone.ops.moe import DISPATCH_BYTES
-from gemmstone.predict.kernels.collective import PASSES, collective
+from gemmstone.predict.kernels.collective import MAX_SLOT_BYTES_PER_S, PASSES, THROUGH_HOST, collective
 
 # What the network adds, in the fits whose table stays inside a node: the values that the DeepEP fits of H100 and H200
 # over 2, 4 and 8 nodes agree on (docs/physics/collectives.md).
@@ -52,20 +53,51 @@ DEEPEP_UNITS = 20  # multiprocessors that DeepEP gives to its kernels for prompt
 # Nodes from which the table's kernels for prompts ran without tuning: 64 ranks take 2.3 times as long as the 51 GB/s that DeepEP
 # itself reports for them, as much as for 32 (58 GB/s).
 DEEPEP_UNTUNED = 8
+# Share of a PCI Express slot that a large all-reduce over two cards fills: 0.24 through the host's memory (RTX PRO 6000 with
+# 15.3 of 64 GB/s; V100 with 3.8 of 16 in another table), 0.61 where they reach each other's memory. Between them, their mean ratio.
+HOST_SHARE = 0.38
+LARGE_BYTES = 1 << 26
 DEVICES_PER_NODE = {"gb200": 4, "gb300": 4}  # of the machines the DeepEP table was measured on; elsewhere 8
 
 
 def read_all_reduce(directory: Path, devices: Iterable[str] | None = None) -> list[Sample]:
-    """All-reduces: the engines' own kernels as a CUDA graph launches them, and NCCL's."""
-    samples = []
-    for table in tables.newest(tables.load(directory, "comm", "custom_allreduce", devices)):
-        for (source, dtype), rows in tables.parts(table.rows, ("kernel_source", "allreduce_dtype")):
-            if source.endswith("_eager") or dtype not in ELEMENT_BYTES:
-                continue  # eager rows time the host that launches them
-            ranks, message = _numbers(rows, "num_gpus"), _numbers(rows, "message_size") * ELEMENT_BYTES[dtype]
-            op = _op("all_reduce", message, ranks)
-            samples.append(_sample(table, op, rows, group_ids(message, ranks), engine=table.backend, kernel=source))
+    """All-reduces: the engines' own kernels as a CUDA graph launches them, and NCCL's.
+
+    Tables of cards that cannot reach each other's memory make coefficients of their own. What an engine calls its own kernel
+    is NCCL's there, with the same times from every engine.
+    """
+    samples: list[Sample] = []
+    found: dict[bool, list[tables.Table]] = {False: [], True: []}
+    for table in tables.load(directory, "comm", "custom_allreduce", devices):
+        found[_through_host(table)].append(table)
+    for through_host, measured in found.items():
+        for table in tables.newest(measured):
+            for source, op, rows in _all_reduces(table):
+                groups = group_ids(np.asarray(op.shape["message_bytes"]), np.asarray(op.shape["ranks"]))
+                sample = _sample(table, op, rows, groups, engine=table.backend, kernel=source)
+                samples.append(replace(sample, variant=THROUGH_HOST) if through_host else sample)
     return samples + _nccl(directory, devices, "all_reduce")
+
+
+def _all_reduces(table: tables.Table) -> Iterator[tuple[str, Op, tables.Frame]]:
+    """Kernel, messages and rows of each all-reduce in a table; without eager rows, which time the host that launches them."""
+    for (source, dtype), rows in tables.parts(table.rows, ("kernel_source", "allreduce_dtype")):
+        if not source.endswith("_eager") and dtype in ELEMENT_BYTES:
+            message = _numbers(rows, "message_size") * ELEMENT_BYTES[dtype]
+            yield source, _op("all_reduce", message, _numbers(rows, "num_gpus")), rows
+
+
+def _through_host(table: tables.Table) -> bool:
+    """Whether the cards of a table were joined by PCI Express and large messages ran as slowly as through the host's memory."""
+    link = device_files.find(table.device).scale_up
+    if link is None or link.bandwidth_bytes_per_s > MAX_SLOT_BYTES_PER_S:
+        return False
+    shares = [0.0]
+    for _, op, rows in _all_reduces(table):
+        large = np.asarray(op.shape["message_bytes"]) >= LARGE_BYTES
+        rate = np.asarray(op.wire_bytes) / (_numbers(rows, "latency") * 1e-3)
+        shares += (rate[large] / link.bandwidth_bytes_per_s).tolist()
+    return 0.0 < max(shares) < HOST_SHARE
 
 
 def read_all_gather(directory: Path, devices: Iterable[str] | None = None) -> list[Sample]:

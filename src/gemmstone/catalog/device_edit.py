@@ -6,7 +6,7 @@ import re
 from dataclasses import replace
 from typing import Any
 
-from gemmstone.catalog.device_fields import FIELDS, FORMATS, HOST_TIER, LINKS, MAX_VALUE
+from gemmstone.catalog.device_fields import FIELDS, FORMATS, HOST_TIER, LINKS, MAX_VALUE, PATH, WORDS
 from gemmstone.core import units
 from gemmstone.core.errors import BadRequest
 from gemmstone.core.hardware import Device, HostTier, Link, NearMemory, Price
@@ -37,13 +37,13 @@ _WHOLE = ("compute.units", "link.scale_up.domain")
 def editable(device: Device) -> list[str]:
     """Fields that `edit` takes for this device; other formats than these can be added with compute.peak.FORMAT=VALUE."""
     known = [f"compute.peak.{name}" for name in device.peak_flop_per_s]
-    return [*_KEPT_IN, "compute.peak", *known, *(f"host.peak.{name}" for name in FORMATS)]
+    return [*_KEPT_IN, PATH, "compute.peak", *known, *(f"host.peak.{name}" for name in FORMATS)]
 
 
 def edit(device: Device, change: str) -> Device:
     """`device` with one field changed: "memory.bandwidth=4 TB/s", "...=+20%", "...=-10%" or "...=x2".
 
-    "compute.peak" scales every format at once; host.* and storage.* are one device's share. Nothing else follows: more compute.units alone do not raise the peaks.
+    "compute.peak" scales every format at once; host.* and storage.* are one device's share; link.scale_up.path is "peers" or "host". Nothing else follows: more compute.units alone do not raise the peaks.
     The change is recorded in Device.edited. Raises BadRequest for an unknown field and for a result that is not
     positive and finite.
     """
@@ -56,6 +56,8 @@ def edit(device: Device, change: str) -> Device:
         changes: dict[str, Any] = {"peak_flop_per_s": _peaks(device, field, text)}
     elif field in FIELDS and field.startswith(_SECOND_PEAKS):
         changes = _second_peak(device, field, text)
+    elif field == PATH:
+        changes = {"scale_up": _path(device, text)}
     elif field in _KEPT_IN:
         changes = _replaced(device, field, text)
     else:
@@ -92,6 +94,14 @@ def _second_peak(device: Device, field: str, text: str) -> dict[str, Any]:
     engine: Any = getattr(device, owner) or _fresh(owner, "peak_flop_per_s", {})
     peaks = engine.peak_flop_per_s
     return {owner: replace(engine, peak_flop_per_s={**peaks, name: _changed(field, peaks.get(name), text)})}
+
+
+def _path(device: Device, text: str) -> Link:
+    if text not in WORDS[PATH]:
+        raise BadRequest(f"{PATH} is {' or '.join(WORDS[PATH])}, not {text[:40]!r}")
+    if device.scale_up is None:
+        raise BadRequest("the device has no link.scale_up: set link.scale_up.bandwidth first")
+    return replace(device.scale_up, through_host=text == "host")
 
 
 def _replaced(device: Device, field: str, text: str) -> dict[str, Any]:

@@ -14,6 +14,9 @@ HOST_TIER = {
     "power.system": "power_w",
     "host.processor_power": "processor_w",
 }
+# Fields whose value is one of some words. path: devices write into each other's memory, or exchange through the host's.
+PATH = "link.scale_up.path"
+WORDS = {PATH: ("peers", "host")}
 LEVELS = ("l1", "l2", "memory")
 TEXT = "text"  # the dimension of what is no quantity
 FIELDS: dict[str, str] = {
@@ -26,6 +29,7 @@ FIELDS: dict[str, str] = {
     **{f"link.{name}.bandwidth": "bytes_per_s" for name in LINKS},
     **{f"link.{name}.latency": "s" for name in LINKS},
     **{f"link.{name}.domain": "count" for name in LINKS},
+    PATH: TEXT,
     "near_memory.bandwidth": "bytes_per_s",
     **{f"near_memory.peak.{name}": "flop_per_s" for name in FORMATS},
     "host.memory": "bytes",

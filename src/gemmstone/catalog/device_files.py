@@ -196,9 +196,9 @@ def _device(document: Mapping[str, Any]) -> Device:
         memory_bytes=number.get("memory.reported", number.get("memory.capacity", 0.0)),
         memory_bandwidth_bytes_per_s=number.get("memory.bandwidth", 0.0),
         on_chip_bytes=number.get("memory.on_chip.capacity", 0.0),
-        scale_up=tables.link(number, "scale_up"),
-        scale_out=tables.link(number, "scale_out"),
-        host=tables.link(number, "host"),
+        scale_up=tables.link(values, "scale_up"),
+        scale_out=tables.link(values, "scale_out"),
+        host=tables.link(values, "host"),
         host_tier=tables.host_tier(number),
         near_memory=NearMemory(bandwidth_bytes_per_s=near, peak_flop_per_s=tables.peaks(number, "near_memory"))
         if near

@@ -9,11 +9,11 @@ from __future__ import annotations
 
 import tomllib
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from gemmstone.catalog.device_fields import FIELDS, FORMATS, HOST_TIER, MAX_VALUE, TEXT
+from gemmstone.catalog.device_fields import FIELDS, FORMATS, HOST_TIER, MAX_VALUE, PATH, TEXT, WORDS
 from gemmstone.core import units
 from gemmstone.core.errors import BadRequest
 from gemmstone.core.hardware import HostTier, Link, Price
@@ -129,6 +129,8 @@ def _value(field: str, leaf: Any, sources: Mapping[str, str], name: str) -> Valu
         raise BadRequest(f"{name}: the value of {field} has to be a number or a text")
     if not isinstance(sources.get(leaf["source"]), str):
         raise BadRequest(f"{name}: {field} has the source {leaf['source']!r}, which [sources] does not explain")
+    if leaf["value"] not in WORDS.get(field, (leaf["value"],)):
+        raise BadRequest(f"{name}: {field} has to be {' or '.join(WORDS[field])}, not {str(leaf['value'])[:40]!r}")
     number = 1.0 if FIELDS[field] == TEXT else units.parse(leaf["value"], FIELDS[field])
     if not 0 < number <= MAX_VALUE:
         raise BadRequest(f"{name}: {field} = {leaf['value']!r} has to be positive")
@@ -160,12 +162,23 @@ def host_tier(number: Mapping[str, float], devices: int = 1) -> HostTier | None:
     return HostTier(**shares, peak_flop_per_s=rates) if shares or rates else None
 
 
-def link(number: Mapping[str, float], name: str) -> Link | None:
-    """A link that a file describes; None where it does not."""
-    if f"link.{name}.bandwidth" not in number:
-        return None
-    return Link(
-        bandwidth_bytes_per_s=number[f"link.{name}.bandwidth"],
-        latency_s=number.get(f"link.{name}.latency", 0.0),
-        domain=int(number.get(f"link.{name}.domain", 0)),
-    )
+def link(found: Mapping[str, Value], name: str, own: Link | None = None) -> Link | None:
+    """A link that a file describes, over what is known of it; None where nothing is. Raises BadRequest for one without a rate."""
+    said: dict[str, Any] = {
+        attribute: found[f"link.{name}.{part}"].number
+        for part, attribute in {
+            "bandwidth": "bandwidth_bytes_per_s",
+            "latency": "latency_s",
+            "domain": "domain",
+        }.items()
+        if f"link.{name}.{part}" in found
+    }
+    if "domain" in said:
+        said["domain"] = int(said["domain"])
+    if (path := f"link.{name}.path") == PATH and path in found:
+        said["through_host"] = found[path].written == "host"
+    if own is not None:
+        return replace(own, **said)
+    if said and "bandwidth_bytes_per_s" not in said:
+        raise BadRequest(f"link.{name}.bandwidth is missing: neither the device nor the system gives it")
+    return Link(**said) if said else None

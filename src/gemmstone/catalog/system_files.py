@@ -15,7 +15,7 @@ from typing import Any
 from gemmstone.catalog import device_tables as tables
 from gemmstone.catalog.device_fields import LINKS
 from gemmstone.core.errors import BadRequest
-from gemmstone.core.hardware import Device, HostTier, Link
+from gemmstone.core.hardware import Device, HostTier
 
 BARE = {"device", "num_devices", "devices_per_node"}
 _TEXTS = ("slug", "name", "vendor")
@@ -56,9 +56,9 @@ def in_system(device: Device, document: Mapping[str, Any]) -> Device:
     number = {field: value.number for field, value in values.items()}
     devices = document.get("num_devices", 1)
     changes: dict[str, Any] = {
-        name: _link(getattr(device, name), number, name)
+        name: tables.link(values, name, getattr(device, name))
         for name in LINKS
-        if any(field.startswith(f"link.{name}.") for field in number)
+        if any(field.startswith(f"link.{name}.") for field in values)
     }
     tier = tables.host_tier(number, devices)
     if tier:
@@ -66,21 +66,6 @@ def in_system(device: Device, document: Mapping[str, Any]) -> Device:
     if "price.per_hour" in values:
         changes["price"] = tables.price(values, devices)
     return replace(device, sources={**device.sources, **{f: v.source for f, v in values.items()}}, **changes)
-
-
-def _link(own: Link | None, number: Mapping[str, float], name: str) -> Link:
-    """A link of the device with what the system says of it."""
-    keys = {"bandwidth": "bandwidth_bytes_per_s", "latency": "latency_s", "domain": "domain"}
-    said: dict[str, Any] = {
-        keys[part]: number[f"link.{name}.{part}"] for part in keys if f"link.{name}.{part}" in number
-    }
-    if "domain" in said:
-        said["domain"] = int(said["domain"])
-    if own is not None:
-        return replace(own, **said)
-    if "bandwidth_bytes_per_s" not in said:
-        raise BadRequest(f"link.{name}.bandwidth is missing: neither the device nor the system gives it")
-    return Link(**said)
 
 
 def _over(own: HostTier | None, said: HostTier) -> HostTier:

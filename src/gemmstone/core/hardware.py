@@ -8,11 +8,15 @@ from dataclasses import dataclass, field
 
 @dataclass(frozen=True, kw_only=True)
 class Link:
-    """A connection of one device: bytes/s in one direction, seconds for an empty message, devices it reaches (0: any)."""
+    """A connection of one device: bytes/s in one direction, seconds for an empty message, devices it reaches (0: any).
+
+    through_host: devices cannot write into each other's memory; what they exchange is stored in the host's on its way.
+    """
 
     bandwidth_bytes_per_s: float
     latency_s: float = 0.0
     domain: int = 0
+    through_host: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -10,6 +10,7 @@ from gemmstone.catalog import calibration_files, device_files
 from gemmstone.core.calibration import Fit, Scale
 from gemmstone.core.hardware import Device
 from gemmstone.predict import law
+from gemmstone.predict.kernels.collective import THROUGH_HOST
 
 # Standard deviation of the log error that borrowing adds, from the leave-one-device-out study in docs/physics/borrowing.md.
 SAME_GENERATION = 0.12
@@ -46,6 +47,7 @@ RELATIVES: dict[str, Relative] = {
 }
 STRANGER = Relative(("a100-sxm-80gb",), OTHER_VENDOR)  # for an architecture without a relative
 LAST_LENDERS = ("h100-sxm", "a100-sxm-80gb")  # of what a relative has only bad fits of, or none
+HOST_LENDER = "rtx-pro-6000"  # of collectives through the host's memory, which are the host's and the slot's, no chip's
 MAX_LENT_ERROR = 0.25  # mean held-out error of a fit, above which it is kept for its own device
 UNSPLIT_UNITS = (
     4.0  # a decode kernel that reads one sequence no faster than so many compute units' share of the bandwidth
@@ -111,7 +113,7 @@ def _relative(device: Device) -> Lender:
 @cache
 def _lent(slugs: tuple[str, ...]) -> tuple[Fit, ...]:
     """What the first device lends; where none of its fits of a family and variant is worth it, the next ones' that are."""
-    offered = calibration_files.load(slugs[0])
+    offered = tuple(fit for fit in calibration_files.load(slugs[0]) if fit.variant != THROUGH_HOST)
     fits = tuple(fit for fit in offered if _worth_lending(fit))
     for family, variant in sorted({(fit.family, fit.variant) for fit in offered if not _worth_lending(fit)}):
         for slug in slugs:
@@ -149,7 +151,9 @@ def _runs_on(device: Device, fits: tuple[Fit, ...]) -> tuple[Fit, ...]:
 
 
 def _complete(fits: tuple[Fit, ...]) -> tuple[Fit, ...]:
-    """`fits` with those of families that were measured elsewhere alone: mixers with a state, sparse attention."""
+    """`fits` with those that were measured elsewhere alone: mixers with a state, sparse attention, messages through the host."""
+    if not any(fit.variant == THROUGH_HOST for fit in fits):
+        fits += tuple(fit for fit in calibration_files.load(HOST_LENDER) if fit.variant == THROUGH_HOST)
     for slug in LAST_LENDERS:
         known = {fit.family for fit in fits}
         fits += tuple(fit for fit in calibration_files.load(slug) if fit.family not in known)

@@ -9,6 +9,7 @@ from typing import NamedTuple
 from gemmstone.core.calibration import Fit
 from gemmstone.core.errors import BadRequest
 from gemmstone.predict.borrowing import SAME_VENDOR, Lender
+from gemmstone.predict.kernels.collective import THROUGH_HOST
 
 # Kernel variants that stand in for one without a fit, nearest first.
 STAND_INS: dict[str, tuple[str, ...]] = {
@@ -93,7 +94,7 @@ def candidates(
     activations. Tables measured without CUDA graphs carry a
     host_floor; where graphs replay the kernels it is left out, and the host's own term counts launches elsewhere.
     """
-    measured = RELATED.get(family, family)
+    measured = "all_reduce" if variant == THROUGH_HOST else RELATED.get(family, family)
     for stand_in in (variant, *STAND_INS.get(variant, ("bf16",))):
         for owner in (*KERNELS_OF.get(engine, GENERIC), ""):
             fits = tuple(

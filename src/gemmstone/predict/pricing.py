@@ -35,7 +35,13 @@ from gemmstone.predict.borrowing import Lender, lender
 from gemmstone.predict.coefficients import Candidates, candidates
 from gemmstone.predict.features import FEATURES
 from gemmstone.predict.kernels import FORMS
-from gemmstone.predict.kernels.collective import HOST_DEVICES, traffic, with_links
+from gemmstone.predict.kernels.collective import (
+    HOST_DEVICES,
+    MAX_SLOT_BYTES_PER_S,
+    THROUGH_HOST,
+    traffic,
+    with_links,
+)
 
 # Added to the relative error for each factor e that a shape lies beyond the measured ones. Judgement: the forms grow with the
 # work as they should, and what a kernel changes on the way (tiles, splits) is what the error inside the range is made of.
@@ -250,7 +256,7 @@ class Pricing:
         They are of the device as it is: under edits, and with what the engine adds to its kernels, they change as the
         calibrated form does.
         """
-        curves = self._curves(op)
+        curves = () if self._through_host(op) else self._curves(op)
         if not curves:
             return None
         real, active = self.unedited.scale.apply(self.unedited.rates(op)), np.asarray(op.write_bytes, dtype=float) > 0
@@ -361,12 +367,21 @@ class Pricing:
         """Factors on this device's rates beyond its datasheet."""
         return self.lender.scale
 
+    def _through_host(self, op: Op) -> bool:
+        """Whether this is a message between devices that cannot reach each other's memory."""
+        link = self.cluster.device.scale_up
+        if op.kind not in COLLECTIVES or link is None:
+            return False
+        return (
+            link.through_host and link.bandwidth_bytes_per_s <= MAX_SLOT_BYTES_PER_S
+        )  # a faster one was given: a bridge
+
     def _lookup(self, op: Op) -> Candidates:
-        key = (op.kind, op.variant)
+        key = (op.kind, THROUGH_HOST if self._through_host(op) else op.variant)
         found = self._candidates.get(key)
         if found is None:
             launch = 1.0 if op.kind in COLLECTIVES else self.engine_fit.launch_factor * self.scale.launch
-            found = candidates(self.lender, op.kind, op.variant, self.engine, launch, self.engine_fit.quantize_factor)
+            found = candidates(self.lender, *key, self.engine, launch, self.engine_fit.quantize_factor)
             self._candidates[key] = found
         return found
 

@@ -16,6 +16,9 @@ A message of copies (an all-to-all's `wanted` k, of tokens for their experts) ma
 wants any: then each rank's M/k goes to n (1 - (1 - 1/n)^k) ranks over the link and to (N - 1)(1 - (1 - 1/N)^k) other nodes. A
 kernel does so when its coefficient `once` is 1 (DeepEP's kernels for prompts; those for decoding send every copy).
 
+Where devices cannot reach each other's memory the messages of all kinds are stored in the host's on their way. The form is the
+same with other coefficients: those of such an all-reduce (THROUGH_HOST) serve every kind, which send in the same steps.
+
 A group of n ranks over N = n / g nodes works in levels. Each rank has a network port of its own of R bytes/s and sends
 through it 2 (N-1)/N M/g for an all-reduce, (N-1)/N M/g for all-gather and reduce-scatter (the node has shared the work
 out by then), (N-1)/N M for an all-to-all and M for a send. Chunks are pipelined, so that the slower level hides the other:
@@ -42,6 +45,7 @@ from gemmstone.predict.kernels.gemm import soft_max
 # kind -> how often a message passes through the group
 PASSES = {"all_reduce": 2.0, "all_gather": 1.0, "reduce_scatter": 1.0, "all_to_all": 1.0, "send_recv": 1.0}
 MAX_SLOT_BYTES_PER_S = 128e9  # PCI Express 6.0, 16 lanes, each way (pcisig.com); NVLink-C2C has 450 GB/s
+THROUGH_HOST = "host"  # variant of the coefficients for devices that exchange through the host's memory
 HOST_DEVICES = 8  # PCIe accelerators in a usual server
 
 
