@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from gemmstone.plan.break_even import ApiPrice
     from gemmstone.plan.question import Question
     from gemmstone.simulate.requests import Traffic
+    from gemmstone.simulate.scaling.changing import Changes
 
 __all__ = [
     "Choice",
@@ -43,6 +44,7 @@ __all__ = [
     "Scenario",
     "Workload",
     "calibrate",
+    "changes",
     "compare",
     "image_size",
     "money",
@@ -200,12 +202,13 @@ def simulate(
     seed: int = 0,
     records: str | None = None,
     trace: str | None = None,
+    changes: Changes | None = None,
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> dict[str, Any]:
     """What becomes of every request of some traffic: the document `gemmstone.simulate/1`.
 
-    `traffic` is made by `api.traffic`; `records` and `trace` are files to write. Interrupted, the answer is of what has
-    happened by then and says so.
+    `traffic` is made by `api.traffic`, `changes` of the fleet by `api.changes`; `records` and `trace` are files to write.
+    Interrupted, the answer is of what has happened by then and says so.
     """
     from gemmstone.simulate.outcome import slo as targets  # lazy: other verbs do without the kernel
     from gemmstone.simulate.serving import Options
@@ -223,9 +226,17 @@ def simulate(
         slo=targets.parse(slo),
         records=records,
         trace=trace,
+        changes=changes,
     )
     answer, notes = simulated(asked, money.economics, progress)
     return {**_head("simulate", notes), **answer}
+
+
+def changes(**asked: Any) -> Changes | None:
+    """What makes a fleet change while it serves: autoscaling, start-up, failures; see simulate.scaling.asked."""
+    from gemmstone.simulate.scaling.asked import changes as read  # lazy: other verbs do without the kernel
+
+    return read(**asked)
 
 
 def traffic(name: str, **asked: Any) -> Traffic:

@@ -49,7 +49,7 @@ def served(
     replicas: list[Replica], traffic: Traffic, changes: Changes | None, options: Options = PLAIN, lanes: int = 1
 ) -> tuple[Simulation, Served, Totals]:
     """What becomes of traffic, and the engines as they are at the end."""
-    fleet = ChangingFleet(len(replicas), changes, lanes) if changes else steady_fleet(len(replicas))
+    fleet = ChangingFleet([lanes] * (len(replicas) // lanes), changes) if changes else steady_fleet(len(replicas))
     simulation = Simulation(replicas, traffic, options, fleet)
     rows = []
     for chunk in traffic.chunks():
@@ -231,7 +231,7 @@ def test_requests_wait_until_a_replica_is_up():
 def test_a_fleet_that_never_comes_back_leaves_requests_unfinished_and_ends():
     traffic = whole("late", requests(np.array([1.0, 20.0]), 16, 4))
     changes = Changes(failures=Failures(times=((10.0, 0, 1e12),)), autoscaler=None)
-    run = serve([ONE], traffic, Options(), fleet=ChangingFleet(1, changes))
+    run = serve([ONE], traffic, Options(), fleet=ChangingFleet([1], changes))
     assert run.totals.submitted == 2
     assert run.totals.completed + run.totals.unfinished == 2
 
@@ -289,7 +289,7 @@ def test_availability_is_the_share_of_time_between_failures():
 def test_cost_and_energy_are_those_of_the_time_that_replicas_are_there():
     traffic = step_of_load(5.0, 50.0, 100.0, 200.0, 400.0)
     changes = Changes(autoscaler=SCALING.autoscaler, startup_s=20.0)
-    fleet = ChangingFleet(6, changes)
+    fleet = ChangingFleet([1] * 6, changes)
     run = serve([ONE] * 6, traffic, Options(router="least-work"), fleet=fleet)
     per = run.totals.per_replica
     logged_s = [sum(min(end, run.totals.duration_s) - begin for begin, end in log) for log in fleet.paid]

@@ -20,7 +20,9 @@ EXAMPLE = f"\b\nExample:\n  {COMMAND}"
 
 def command(
     model: opt.MODEL,
-    on: Annotated[str, typer.Option("--on", help="Hardware of one deployment: [N x ]DEVICE as 8xh100-sxm.")],
+    on: Annotated[
+        str, typer.Option("--on", help="Hardware of one deployment: [N x ]DEVICE as 8xh100-sxm; kinds joined by +.")
+    ],
     traffic: Annotated[
         str,
         typer.Option(help="poisson, gamma, closed, agentic ..., a distribution as azure-conversation, or a FILE."),
@@ -42,6 +44,31 @@ def command(
     router: Annotated[
         str, typer.Option(help="round-robin, least-work, shortest-queue, power-of-two or kv-aware.")
     ] = "round-robin",
+    autoscale: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME[:SETTING=VALUE,...]",
+            help="target, schedule or predictive: how many replicas.",
+            show_default=False,
+        ),
+    ] = None,
+    min_replicas: Annotated[int | None, typer.Option(help="With --autoscale.", show_default="1")] = None,
+    max_replicas: Annotated[int | None, typer.Option(help="With --autoscale.", show_default="--replicas")] = None,
+    startup: Annotated[
+        str | None, typer.Option(help="Until a started replica serves, as 90s.", show_default="0s")
+    ] = None,
+    mtbf: Annotated[
+        str | None, typer.Option(help="Mean time between failures of a replica, as 30d.", show_default=False)
+    ] = None,
+    repair_time: Annotated[
+        str | None, typer.Option(help="Until a failed replica can start again, as 10min.", show_default=False)
+    ] = None,
+    failures: Annotated[
+        str | None, typer.Option(metavar="FILE", help="Known failures: time_s,replica[,repair_s].", show_default=False)
+    ] = None,
+    retry_delay: Annotated[
+        str | None, typer.Option(help="Until what a failed replica had is sent again.", show_default="1s")
+    ] = None,
     policy: Annotated[
         str, typer.Option(help="fcfs, priority, shortest, deadline, fair, attained or rotating.")
     ] = "fcfs",
@@ -147,7 +174,18 @@ def command(
             scenario,
             sent,
             api.money(price, region, pue, energy_scope),
-            replicas=replicas,
+            replicas=replicas if "+" in on else max(replicas, max_replicas or 0),
+            changes=api.changes(
+                autoscale=autoscale,
+                min_replicas=min_replicas,
+                max_replicas=max_replicas,
+                startup=startup,
+                mtbf=mtbf,
+                repair_time=repair_time,
+                failures=failures,
+                retry_delay=retry_delay,
+                seed=seed,
+            ),
             router=router,
             policy=policy,
             batching=batching,

@@ -22,12 +22,16 @@ from gemmstone.simulate.outcome.totals import Totals
 from gemmstone.simulate.pools import Pools
 from gemmstone.simulate.pools import workers as kinds
 from gemmstone.simulate.replica import Replica, Tier
-from gemmstone.simulate.requests import Traffic
+from gemmstone.simulate.requests import Indices, Traffic
+from gemmstone.simulate.scaling.autoscalers import AUTOSCALERS
+from gemmstone.simulate.scaling.changing import Changes, ChangingFleet
 from gemmstone.simulate.scenario import Scenario, made
 from gemmstone.simulate.serving import Options, Run, serve
 from gemmstone.simulate.system import System
 
 MOST_REPLICAS = 4096
+MOST_KINDS = 16
+MIXED = "+"  # between kinds of hardware behind one router
 TRACED_STEPS = 1_000_000  # stretches of all replicas that a trace keeps
 LEAST_LONGEST = 4096.0  # tokens that step tables cover at least
 
@@ -36,7 +40,8 @@ LEAST_LONGEST = 4096.0  # tokens that step tables cover at least
 class Asked:
     """A simulation: `replicas` copies of the scenario's deployment serve the traffic. Its workload does not count.
 
-    batching "" is the engine's own. preemption: recompute or swap.
+    Hardware of several kinds is joined by "+": so many copies of the deployment on each, behind one router. batching "" is
+    the engine's own. preemption: recompute or swap. changes: of the fleet, None for one that stays as it is.
     """
 
     scenario: Scenario
@@ -49,6 +54,7 @@ class Asked:
     slo: Mapping[str, float] = field(default_factory=dict)
     records: str | None = None
     trace: str | None = None
+    changes: Changes | None = None
 
 
 def check(asked: Asked) -> None:
@@ -57,7 +63,17 @@ def check(asked: Asked) -> None:
         raise BadRequest(f"replicas must be a whole number from 1 to {MOST_REPLICAS}, not {asked.replicas}")
     if asked.preemption not in ("recompute", "swap"):
         raise BadRequest(f"unknown preemption {asked.preemption[:40]!r}: recompute or swap")
+    if asked.scenario.pools and (asked.changes or MIXED in asked.scenario.hardware):
+        raise BadRequest("pools of prefill and decode workers have one kind of hardware each and stay as they are")
+    if len(asked.scenario.hardware.split(MIXED)) > MOST_KINDS:
+        raise BadRequest(f"at most {MOST_KINDS} kinds of hardware stand behind one router")
     slo.check(asked.slo)
+
+
+def kinds_of(scenario: Scenario) -> list[System | Pools]:
+    """The deployment on each kind of hardware that is asked for."""
+    parts = [part.strip() for part in scenario.hardware.split(MIXED)]
+    return [made(settled(replace(scenario, hardware=part))) for part in parts]
 
 
 def lengths_of(traffic: Traffic) -> tuple[float, float]:
@@ -100,11 +116,20 @@ def simulate(
 ) -> tuple[dict[str, Any], list[str]]:
     """What a simulation finds, as plain data of the document gemmstone/simulate/1, and its warnings."""
     check(asked)
-    scenario = settled(asked.scenario)
-    system = made(scenario)
+    systems = kinds_of(asked.scenario)
+    system = systems[0]
     main = kinds(system)[-1]
-    fleet = fleet_of(asked, system, economics(main.cluster.device))
+    fleets = [fleet_of(asked, one, economics(kinds(one)[-1].cluster.device)) for one in systems]
+    fleet = [worker for one in fleets for worker in one]
     options = options_of(asked, system)
+    starts = np.cumsum([0, *(len(one) for one in fleets)])
+    parts = [
+        part
+        for one, mine, first in zip(systems, fleets, starts, strict=False)
+        for part in parts_of(one, mine, int(first))
+    ]
+    sizes = [len(one) // asked.replicas for one in fleets for _ in range(asked.replicas)]
+    changing = ChangingFleet(sizes, asked.changes) if asked.changes else None
     if asked.trace:
         options = replace(options, trace_steps=TRACED_STEPS // len(fleet))
     summary = Summary(asked.slo)
@@ -117,18 +142,18 @@ def simulate(
             for one in sinks:
                 one(rows)
 
-        run = serve(fleet, asked.traffic, options, sink, progress=progress)
+        run = serve(fleet, asked.traffic, options, sink, progress=progress, fleet=changing)
         if records:
             records.partial = run.totals.partial
         if trace:
             trace.partial = run.totals.partial
             trace.add(run.steps)
             trace.count(run.totals.series)
-    cost_usd, energy_j, gco2 = spent_by(run, fleet, system, economics)
+    cost_usd, energy_j, gco2 = spent_by(run, fleet, parts, economics)
     totals = replace(run.totals, energy_j=energy_j)
     answer = {
         "model": main.model.name,
-        "hardware": documents.hardware(system),
+        "hardware": " + ".join(documents.hardware(one) for one in systems),
         "deployment": _deployment(main, fleet),
         "traffic": {
             "name": asked.traffic.name,
@@ -144,42 +169,78 @@ def simulate(
             "replicas": len(fleet),
             "seed": options.seed,
         },
-        "fidelity": scenario.fidelity,
+        **({"fleet": changed(asked.changes, asked.replicas * len(systems))} if asked.changes else {}),
+        "fidelity": asked.scenario.fidelity,
         **document.found(totals, summary, asked.slo, cost_usd=cost_usd, gco2=gco2),
     }
+    for row, worker in zip(answer["replicas"], fleet, strict=True):
+        row["name"] = worker.name
     # Step tables reach beyond what any step of this traffic holds, so how far they extrapolate says nothing here.
-    return answer, [*document.warnings(totals), *documents.fallbacks(system)]
+    return answer, [*document.warnings(totals), *(note for one in systems for note in documents.fallbacks(one))]
+
+
+Part = tuple[System, Indices]  # a kind of worker and which replicas it is
 
 
 def spent_by(
-    run: Run, fleet: Sequence[Replica], system: System | Pools, economics: Callable[[Any], Economics]
+    run: Run, fleet: Sequence[Replica], parts: Sequence[Part], economics: Callable[[Any], Economics]
 ) -> tuple[float | None, float, float | None]:
     """Dollars, joules in the energy scope asked for, and grams of CO2; None or NaN where they are not known."""
     totals: Totals = run.totals
-    hours = totals.duration_s / 3600.0
-    prices = [one.usd_per_hour for one in fleet]
-    usd = sum(price for price in prices if price is not None) * hours if None not in prices else None
+    usd = float(totals.per_replica.cost_usd.sum())
+    known_usd = usd if math.isfinite(usd) else None
     if totals.duration_s <= 0 or not math.isfinite(totals.energy_j):
-        return usd, totals.energy_j, None
-    per_s = spent(drawn(run, fleet, system, economics), np.ones(1))
+        return known_usd, totals.energy_j, None
+    per_s = spent(draws(run, fleet, parts, economics), np.ones(1))
     grams = None if per_s.total_g is None else float(per_s.total_g[0]) * totals.duration_s
-    return usd, float(per_s.total_j[0]) * totals.duration_s, grams
+    return known_usd, float(per_s.total_j[0]) * totals.duration_s, grams
+
+
+def parts_of(system: System | Pools, fleet: Sequence[Replica], first: int = 0) -> list[Part]:
+    """The kinds of workers of a system, whose replicas `fleet` are and stand from the place `first` on."""
+    ends = kinds(system)
+    places = np.arange(first, first + len(fleet))
+    later = np.array([one.takes_over for one in fleet])
+    return [(ends[0], places)] if len(ends) == 1 else [(ends[0], places[~later]), (ends[1], places[later])]
 
 
 def drawn(
     run: Run, fleet: Sequence[Replica], system: System | Pools, economics: Callable[[Any], Economics]
 ) -> list[Draw]:
-    """What each kind of device drew on average."""
-    totals, draws, ends = run.totals, [], kinds(system)
-    for at, worker in enumerate(ends):
-        mine = np.array([one.takes_over == bool(at) for one in fleet]) if len(ends) > 1 else np.ones(len(fleet), bool)
-        count = sum(
-            one.devices * worker.deployment.pipeline_parallel for one, own in zip(fleet, mine, strict=True) if own
-        )
-        watts = float(totals.per_replica.energy_j[mine].sum()) / totals.duration_s / count
-        device = worker.cluster.device
-        draws.append(Draw(device=device, devices=float(count), device_w=np.array([watts]), economics=economics(device)))
-    return draws
+    """What each kind of device of a system drew on average."""
+    return draws(run, fleet, parts_of(system, fleet), economics)
+
+
+def draws(
+    run: Run, fleet: Sequence[Replica], parts: Sequence[Part], economics: Callable[[Any], Economics]
+) -> list[Draw]:
+    """What each kind of device drew on average, as many of them as were there on average."""
+    totals, found = run.totals, []
+    for worker, mine in parts:
+        there = totals.per_replica.paid_s[mine] / totals.duration_s
+        count = float(there @ [fleet[at].devices * worker.deployment.pipeline_parallel for at in mine])
+        if count > 0.0:
+            watts = float(totals.per_replica.energy_j[mine].sum()) / totals.duration_s / count
+            device = worker.cluster.device
+            found.append(Draw(device=device, devices=count, device_w=np.array([watts]), economics=economics(device)))
+    return found
+
+
+def changed(changes: Changes, replicas: int) -> dict[str, Any]:
+    """How the fleet was to change, as plain data."""
+    scaled = changes.autoscaler
+    name = next((name for name, row in AUTOSCALERS.items() if isinstance(scaled, row.kind)), None)
+    random = math.isfinite(changes.failures.mtbf_s)
+    return {
+        "autoscaler": {"name": name, **vars(scaled)} if scaled else None,
+        "min_replicas": changes.least if scaled else replicas,
+        "max_replicas": min(replicas, changes.most or replicas),
+        "startup_s": changes.startup_s,
+        "mtbf_s": changes.failures.mtbf_s if random else None,
+        "repair_s": changes.failures.repair_s if random else None,
+        "known_failures": len(changes.failures.times),
+        "retry_s": changes.retry_s,
+    }
 
 
 def _trace(path: str, main: System, fleet: Sequence[Replica]) -> StepTrace:

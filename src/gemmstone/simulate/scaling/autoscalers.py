@@ -33,9 +33,10 @@ class Autoscaler(Protocol):
 
 @dataclass(frozen=True, kw_only=True)
 class Row:
-    """What an autoscaler does, and how its settings are read."""
+    """What an autoscaler does, the type of its settings, and how they are read."""
 
     says: str
+    kind: type[Any]
     read: Callable[[str, Mapping[str, str]], Autoscaler]
 
 
@@ -96,7 +97,11 @@ def _schedule(name: str, given: Mapping[str, str]) -> Schedule:
 
 
 AUTOSCALERS: dict[str, Row] = {
-    "target": Row(says="a metric per replica is held at its target, as Kubernetes does", read=_plain(Target)),
-    "schedule": Row(says="so many replicas from a time of the day on", read=_schedule),
-    "predictive": Row(says="the trend of the rate is followed ahead by the start-up time", read=_plain(Predictive)),
+    "target": Row(
+        says="a metric per replica is held at its target, as Kubernetes does", kind=Target, read=_plain(Target)
+    ),
+    "schedule": Row(says="so many replicas from a time of the day on", kind=Schedule, read=_schedule),
+    "predictive": Row(
+        says="the trend of the rate is followed ahead by the start-up time", kind=Predictive, read=_plain(Predictive)
+    ),
 }

@@ -58,13 +58,14 @@ class Changes:
 
 
 class ChangingFleet:
-    """Replicas of `lanes` engines each that come and go as `changes` say. All begin that shall be there, without a start."""
+    """Replicas that come and go as `changes` say, each of so many engines. Those that shall be there at first need no start."""
 
     changes = True
 
-    def __init__(self, engines: int, changes: Changes, lanes: int = 1) -> None:
-        count = engines // lanes
-        self.lanes, self.asked = lanes, changes
+    def __init__(self, sizes: Sequence[int], changes: Changes) -> None:
+        count, ends = len(sizes), np.cumsum(sizes)
+        self.sizes, self.asked = sizes, changes
+        self.engines = [slice(int(end) - size, int(end)) for end, size in zip(ends, sizes, strict=True)]
         self.most = count if changes.most is None else min(changes.most, count)
         self.policy = changes.autoscaler.policy(changes.startup_s) if changes.autoscaler else None
         self.state = [OFF] * count
@@ -80,7 +81,7 @@ class ChangingFleet:
         self.failures = self.sent = 0
         self.wanted = self.most
         self.tick_s = 0.0 if self.policy else math.inf
-        self.watch = Watch(engines)
+        self.watch = Watch(sizes)
         self.begun = False
         self.next_s = 0.0
 
@@ -111,19 +112,16 @@ class ChangingFleet:
 
     def up_s(self, edges_s: Array) -> Array:
         """Seconds [engine, interval] in which each serves."""
-        return np.repeat(overlaps(self.serving, edges_s), self.lanes, axis=0)
+        return np.repeat(overlaps(self.serving, edges_s), self.sizes, axis=0)
 
     def paid_s(self, edges_s: Array) -> Array:
         """Seconds [engine, interval] in which each is powered and paid for."""
-        return np.repeat(overlaps(self.paid, edges_s), self.lanes, axis=0)
+        return np.repeat(overlaps(self.paid, edges_s), self.sizes, axis=0)
 
     def _next(self) -> float:
         known_s = self.next_known[0] if self.next_known else math.inf
         again_s = self.again[0][0] if self.again else math.inf
         return min(*self.due_s, *self.fails_s, known_s, again_s, self.tick_s)
-
-    def _engines(self, at: int) -> slice:
-        return slice(at * self.lanes, (at + 1) * self.lanes)
 
     def _reach(self, world: World, now_s: float) -> None:
         """Starts or ends replicas until as many are up or starting as there shall be."""
@@ -153,18 +151,18 @@ class ChangingFleet:
             self.serving[at].append([now_s, math.inf])
             self.fails_s[at] = now_s + next(self.lives[at])
         self.state[at] = UP
-        world.engines["up"][self._engines(at)] = 1
+        world.engines["up"][self.engines[at]] = 1
 
     def _drain(self, world: World, at: int, now_s: float) -> None:
         self.state[at], self.due_s[at] = DRAINING, math.inf
         self.drained_s[at] = now_s
-        world.engines["up"][self._engines(at)] = 0
+        world.engines["up"][self.engines[at]] = 0
         self._finish_drains(world)
 
     def _finish_drains(self, world: World) -> None:
         """Replicas that drain and have finished are off, since they did."""
         for at, state in enumerate(self.state):
-            mine = world.engines[self._engines(at)]
+            mine = world.engines[self.engines[at]]
             if state == DRAINING and not mine["outstanding"].any():
                 ended_s = np.where(np.isfinite(mine["end"]), mine["end"], mine["now"]).max()
                 self._end(world, at, max(self.drained_s[at], float(ended_s)))
@@ -189,8 +187,8 @@ class ChangingFleet:
                 self._end(world, at, now_s)
                 self.state[at], self.due_s[at] = FAILED, now_s + repair_s
                 self.failures += 1
-                world.engines["up"][self._engines(at)] = 0
-                for r in range(at * self.lanes, (at + 1) * self.lanes):
+                world.engines["up"][self.engines[at]] = 0
+                for r in range(self.engines[at].start, self.engines[at].stop):
                     orders = np.zeros(int(world.engines["outstanding"][r]) + 1, dtype=np.int64)
                     orders = np.sort(orders[: evacuate(world, r, now_s, orders)])
                     if len(orders):

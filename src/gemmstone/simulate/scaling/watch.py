@@ -11,17 +11,18 @@ from gemmstone.simulate.scaling.seen import Seen
 
 
 class Watch:
-    """Remembers what engines had done at the last look."""
+    """Remembers what engines had done at the last look; sizes: engines of each replica."""
 
-    def __init__(self, engines: int) -> None:
-        self.busy_s = np.zeros(engines)
+    def __init__(self, sizes: Sequence[int]) -> None:
+        self.sizes = sizes
+        self.busy_s = np.zeros(sum(sizes))
         self.arrived = 0
         self.looked_s = 0.0
 
     def seen(self, world: World, now_s: float, up: Sequence[bool], starting: int) -> Seen:
-        """The fleet now; `up` says which replicas serve, each of them as many engines."""
+        """The fleet now; `up` says which replicas serve."""
         engines, held = world.engines, int(world.clock["held"][0])
-        serving = np.repeat(np.asarray(up, dtype=bool), len(engines) // max(len(up), 1))
+        serving = np.repeat(np.asarray(up, dtype=bool), self.sizes)
         under_way = np.isfinite(engines["end"]) & (engines["phase"] == APPLY)
         part_s = np.where(under_way, np.maximum(now_s - engines["now"], 0.0), 0.0)
         busy_s = engines["busy_s"] + part_s
