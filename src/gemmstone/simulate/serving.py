@@ -150,10 +150,7 @@ class Simulation:
             self.book.follow(chunk)
             self._start(chunk)
         elif self.traffic.in_flight:
-            sent = min(self.traffic.in_flight, count)
             self.world.book["arrival_s"][first:last] = 0.0
-            self.world.clock["unsent"] = sent
-            self._until(first, first + sent, 0.0)
         else:
             until_s = float(chunk.arrival_s[begin + count - 1]) + float(self.world.clock["front_s"][0])
             if self.apart:
@@ -174,7 +171,10 @@ class Simulation:
         if self.apart:
             self._apart(self.book.taken, 0, 0, np.inf)
         else:
-            self._until(0, 0, np.inf, progress)
+            sent = min(self.traffic.in_flight, self.book.taken)  # a closed loop starts when all of it is known
+            if sent:
+                self.world.clock["unsent"] = sent
+            self._until(0, sent, np.inf, progress)
         progress(self._completed(), self.total)
 
     def _apart(self, order: int, first: int, last: int, until_s: float) -> None:
