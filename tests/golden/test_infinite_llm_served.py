@@ -1,0 +1,140 @@
+"""Infinite-LLM (arXiv:2401.02669) in the serving simulator: one instance with long requests borrows what others do not need.
+
+Llama-13B on 32 A100 with 80 GB. What a borrowed step costs follows from the bytes of queries and partial outputs.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from functools import cache
+
+import numpy as np
+import pytest
+
+from gemmstone.core.errors import BadRequest
+from gemmstone.predict.deploy import Choice
+from gemmstone.predict.economics import Economics
+from gemmstone.simulate import borrowing, workers
+from gemmstone.simulate.outcome.totals import Totals
+from gemmstone.simulate.replica import Replica
+from gemmstone.simulate.requests import Served, requests, whole
+from gemmstone.simulate.scenario import Scenario, system
+from gemmstone.simulate.serving import Options, serve
+from gemmstone.simulate.system import System
+
+DEVICES, LONG, SEQUENCES = 32, 60, 16
+LENGTHS = {
+    "most of an instance": (0.2, 0.9),
+    "wide": (0.05, 0.9),
+    "up to half": (0.02, 0.5),
+}  # of its cache, log-uniform
+
+
+@cache
+def made(tensor_parallel: int = 4) -> tuple[System, list[Replica]]:
+    choice = Choice(tensor_parallel=tensor_parallel, data_parallel=DEVICES // tensor_parallel)
+    found = system(
+        Scenario(model="llama-13b", hardware="a100-sxm-80gb", num_devices=DEVICES, engine="vllm", choice=choice)
+    )
+    return found, workers.replicas(found, mean_tokens=4096, longest_tokens=2**21, economics=Economics())
+
+
+def run(replica: Replica, prompts: np.ndarray, answers: np.ndarray) -> tuple[Totals, Served]:
+    rows: list[Served] = []
+    traffic = whole("long", requests(np.zeros(len(prompts)), prompts, answers))
+    totals = serve([replica], traffic, Options(), rows.append).totals
+    return totals, Served(*(np.concatenate(column) for column in zip(*rows, strict=True)))
+
+
+@cache
+def throughput(lengths: str, instances: float, fetching: bool = False, seed: int = 0) -> float:
+    """Tokens/s of an instance that borrows so many times its own cache, long requests all there at once."""
+    found, replicas = made()
+    blocks = replicas[0].limits.total_blocks
+    rng = np.random.default_rng(seed)
+    low, high = np.log(LENGTHS[lengths])
+    prompts = (blocks * 16 * np.exp(rng.uniform(low, high, LONG))).astype(int)
+    answers = rng.integers(100, 1000, LONG)
+    lent = int(instances * blocks)
+    loan = (
+        borrowing.fetched(found, lent, block_size=16, reach=DEVICES)
+        if fetching
+        else borrowing.borrowed(found, lent, sequences=SEQUENCES, reach=DEVICES)
+    )
+    debtor = replace(replicas[0], borrowed=loan) if lent else replicas[0]
+    totals, _ = run(debtor, prompts, answers)
+    assert totals.completed == LONG
+    return totals.output_tokens / totals.duration_s
+
+
+def gain(lengths: str, instances: float, fetching: bool = False) -> float:
+    return throughput(lengths, instances, fetching) / throughput(lengths, 0.0)
+
+
+@pytest.mark.parametrize("lengths", LENGTHS)
+@pytest.mark.parametrize("instances", [0.25, 1.0, 3.0])
+def test_throughput_gains_as_reported(lengths: str, instances: float) -> None:
+    """1.03 to 2.4 times (abstract of version 1)."""
+    assert 1.03 <= gain(lengths, instances) <= 2.4
+
+
+def test_more_memory_gains_more() -> None:
+    assert gain("wide", 0.25) < gain("wide", 1.0) < gain("wide", 3.0)
+
+
+def test_fetching_the_cache_in_every_step_loses() -> None:
+    """The same memory without attention where it lies."""
+    assert gain("wide", 1.0, fetching=True) < 0.5
+
+
+def test_the_cost_of_a_borrowed_step_is_that_of_queries_and_partial_outputs() -> None:
+    """40 layers, each an exchange of 10 of 40 heads: a query of 128 values there, an output and two sums back."""
+    found, replicas = made()
+    few, many = (borrowing.borrowed(found, 100, sequences=n, reach=DEVICES) for n in (1000.0, 2000.0))
+    link = found.cluster.link(DEVICES)
+    assert link is not None
+    message_bytes = 1000 * 10 * (2 * 2 * 128 + 2 * 4)
+    assert many.step_s - few.step_s == pytest.approx(40 * message_bytes / link.bandwidth_bytes_per_s, rel=0.4)
+    assert many.step_s - few.step_s >= 40 * message_bytes / link.bandwidth_bytes_per_s * 0.999
+    assert few.block_s == 0.0
+    assert borrowing.borrowed(found, 9, sequences=1000.0, reach=DEVICES).step_s == few.step_s  # not of the context
+    whole_blocks = borrowing.fetched(found, 100, block_size=16, reach=DEVICES)
+    assert whole_blocks.block_s == pytest.approx(16 * 819_200 / 4 / link.bandwidth_bytes_per_s)
+    assert replicas[0].limits.block_size == 16
+
+
+@pytest.mark.parametrize(("tensor_parallel", "times"), [(4, 2.0), (4, 5.7), (1, 19.0)])
+def test_contexts_are_longer_as_reported(tensor_parallel: int, times: float) -> None:
+    """2 to 19 times longer; 5.7 times 330,000 tokens are its 1,900K. What is lent, the creditors lack."""
+    found, replicas = made(tensor_parallel)
+    own = replicas[0].limits.total_blocks
+    lent = int(np.ceil((times - 1.0) * own)) + 1
+    loan = borrowing.borrowed(found, lent, sequences=1.0, reach=DEVICES)
+    pool = borrowing.pooled(replicas, loan)
+    assert sum(one.limits.total_blocks for one in pool) + lent == sum(one.limits.total_blocks for one in replicas)
+    prompts, answers = np.array([int(times * own * 16) - 10, 1000]), np.array([10, 10])
+    alone, _ = run(replicas[0], prompts, answers)
+    together, rows = run(pool[0], prompts, answers)
+    assert (alone.completed, alone.rejected) == (1, 1)
+    assert (together.completed, together.rejected) == (2, 0)
+    assert rows.finished_s[0] > rows.first_token_s[0] > 0
+
+
+def test_creditors_with_short_requests_do_not_miss_what_they_lend() -> None:
+    """Chats of 200 to 2,000 tokens, 64 at once, on an instance that has lent 3 of 7 parts of its cache."""
+    found, replicas = made()
+    loan = borrowing.borrowed(found, 3 * replicas[0].limits.total_blocks, sequences=SEQUENCES, reach=DEVICES)
+    lent = borrowing.pooled(replicas, loan)[1]
+    rng = np.random.default_rng(2)
+    prompts, answers = rng.integers(200, 2000, 64), rng.integers(100, 1000, 64)
+    assert lent.limits.total_blocks < 0.6 * replicas[1].limits.total_blocks
+    assert run(lent, prompts, answers)[0].duration_s == run(replicas[1], prompts, answers)[0].duration_s
+
+
+def test_nobody_lends_more_than_there_is() -> None:
+    found, replicas = made()
+    everything = sum(one.limits.total_blocks for one in replicas[1:])
+    with pytest.raises(BadRequest, match="cannot lend"):
+        borrowing.pooled(replicas, borrowing.borrowed(found, everything, sequences=1.0, reach=DEVICES))
+    with pytest.raises(BadRequest, match="two instances"):
+        borrowing.pooled(replicas[:1], borrowing.borrowed(found, 1, sequences=1.0, reach=DEVICES))
