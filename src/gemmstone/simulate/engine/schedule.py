@@ -33,7 +33,19 @@ from gemmstone.simulate.engine.lifecycle import (
     prompt_done,
     put_back,
 )
-from gemmstone.simulate.engine.state import APPLY, CONTINUOUS, NEVER, NONE, PROMPT, SCHEDULE, STATIC, Engine, World
+from gemmstone.simulate.engine.state import (
+    APPLY,
+    CONTINUOUS,
+    NEVER,
+    NONE,
+    PROMPT,
+    SCHEDULE,
+    STATIC,
+    WAITS,
+    WAITS_WITH_HITS,
+    Engine,
+    World,
+)
 from gemmstone.simulate.policies import key
 from gemmstone.simulate.step_tables import JOULES, SECONDS, beside_value, prompt_value
 
@@ -136,11 +148,15 @@ def mixed_step(world: World, engine: Engine, now: float) -> None:
         budget = max(0, engine.budget - engine.sequences)
         needed = needed_blocks(world, engine, 1) if engine.sequences else 0
         chunk, chunk_blocks = next_chunk(world, engine, budget)
+    take_blocks(
+        world, engine, needed
+    )  # what decoding evicts is gone before prompts look for it; it is taken in `apply`
     if chunk:
         budget -= chunk
         take_chunk(world, engine, engine.partial, chunk, chunk_blocks)
     if not put or (engine.sequences == 0 and engine.chunks == 0):
-        admit(world, engine, now, budget, needed)
+        admit(world, engine, now, budget, 0)
+    engine.free += needed
     engine.decodes = engine.sequences
     if engine.sequences == 0:
         engine.steps = 0
@@ -268,6 +284,7 @@ def admit(world: World, engine: Engine, now: float, budget: int, needed: int) ->
     """Waiting requests start in their order while budget, places and blocks last."""
     book = world.book
     size = engine.block_size
+    blocked = WAITS
     while engine.waiting and budget > 0 and engine.sequences + engine.chunks < engine.most_sequences:
         if engine.partial != NONE:  # it did not fit into this step, so neither does another
             break
@@ -283,6 +300,7 @@ def admit(world: World, engine: Engine, now: float, budget: int, needed: int) ->
         reused = new_blocks_for_hits(world, engine, request, hits) if hits else 0
         more = 1 if tokens == 0 and target % size == 0 else 0  # for the token that it decodes at once
         if blocks + reused + more + needed + kept_free > engine.free:
+            blocked = WAITS_WITH_HITS if hits else WAITS
             break
         pop_waiting(world, engine)
         if ready:
@@ -299,7 +317,7 @@ def admit(world: World, engine: Engine, now: float, budget: int, needed: int) ->
             begin_decoding(world, engine, request)
             needed += more
             budget -= 1
-    engine.blocked = 1 if engine.waiting else 0
+    engine.blocked = blocked if engine.waiting else 0
 
 
 @inlined
@@ -337,7 +355,10 @@ def uneventful(world: World, engine: Engine) -> int:
     if engine.borrowed_step_s + engine.borrowed_block_s > 0.0:
         every = max(1, int(engine.block_size / engine.growth))
         steps = min(steps, every)  # what is borrowed grows by the block
-    return max(1, steps_that_fit(world, engine, steps, engine.free))
+    room = engine.free
+    if engine.blocked == WAITS_WITH_HITS:  # it asks for less when what it would find is evicted
+        room -= world.prefixes.heads[engine.first_tier].unused * engine.hash_blocks
+    return max(1, steps_that_fit(world, engine, steps, room))
 
 
 @inlined

@@ -21,6 +21,7 @@ APPLY, SCHEDULE = 0, 1  # what comes next at `end`: the results of the step in f
 CONTINUOUS, PREFILL_FIRST, STATIC = 0, 1, 2
 RECOMPUTE, SWAP = 0, 1
 WAITING, PROMPT, DECODING, DONE, REJECTED, COMING = 1, 2, 3, 4, 5, 6  # of a request; 0: not in use
+WAITS, WAITS_WITH_HITS = 1, 2  # of the first waiting request
 HELD = 7  # it has come and no engine has it: none is up, or the one that had it failed
 
 MOST_BLOCK = 512  # tokens of a block
@@ -89,7 +90,10 @@ ENGINE = np.dtype(
         ("prompts", np.int64),  # requests whose prompts are computed in the step in flight
         ("waiting", np.int64),
         ("queue", np.int64),  # first of the waiting requests: root of their heap
-        ("blocked", np.int64),  # 1: the first waiting one cannot start before something ends
+        (
+            "blocked",
+            np.int64,
+        ),  # WAITS: the first waiting one cannot start before something ends, or what it hits is evicted
         (
             "batch",
             np.int64,
