@@ -7,7 +7,8 @@ A step decodes B sequences whose caches hold S tokens together and computes P pr
 `decode` is tabulated for every B, piecewise linear in the mean context S / B; `prompt` is what prompt tokens add to the
 step, larger where they have its linear layers to themselves, on a grid that is linear in between. Attention of decoding
 sequences may take longer beside prompts, which is `beside`: at a usual context, where the sum is evaluated, the same as
-`decode`. How much longer does not depend on the prompts, which makes it a sum.
+`decode`. How much longer does not depend on the prompts, which makes it a sum; an eager engine that waits for launches in
+small steps and for the device in large ones is known to some 10% in between.
 The second number of every entry is joules of one device above its standing power.
 """
 
@@ -28,7 +29,7 @@ SECONDS, JOULES = 0, 1
 DENSE_SEQS = 64  # batches up to here are evaluated one by one, larger ones on a grid
 PER_OCTAVE = {"sequences": 8, "context": 2, "prompt": 4, "attended": 2, "beside": 1}  # grid points per doubling
 USUAL_CONTEXT = 1024.0  # of sequences beside which prompts are evaluated
-FEW_TOKENS = 16.0  # of a prompt beside which sequences are evaluated: it drops out of the difference
+USUAL_PROMPT = 512.0  # tokens of a prompt beside which sequences are evaluated: it drops out of the difference
 
 
 MOST_SEQUENCES = 16384  # that one engine decodes at once
@@ -235,7 +236,7 @@ def _decode_step(timer: Timer, sequences: Array, context: Array, prompts: float 
     ranks = float(timer.deployment.attention_dp)
     return Step(
         prefill_seqs=np.full_like(sequences, prompts),
-        prefill_tokens=FEW_TOKENS * prompts,
+        prefill_tokens=USUAL_PROMPT * prompts,
         decode_seqs=sequences / ranks,
         decode_context=context,
     )
