@@ -198,6 +198,8 @@ def simulate(
     batching: str = "",
     preemption: str = "recompute",
     prefix_caching: bool = True,
+    host_cache: str | None = None,
+    drive_cache: str | None = None,
     slo: str | None = None,
     seed: int = 0,
     records: str | None = None,
@@ -208,6 +210,7 @@ def simulate(
     """What becomes of every request of some traffic: the document `gemmstone.simulate/1`.
 
     `traffic` is made by `api.traffic`, `changes` of the fleet by `api.changes`; `records` and `trace` are files to write.
+    Cached prefixes have host_cache and drive_cache behind every device, as "256GB".
     Interrupted, the answer is of what has happened by then and says so.
     """
     from gemmstone.simulate.outcome import slo as targets  # lazy: other verbs do without the kernel
@@ -223,6 +226,8 @@ def simulate(
         options=Options(router=router, policy=policy, prefix_caching=prefix_caching, seed=seed),
         batching=batching,
         preemption=preemption,
+        host_cache_bytes=units.parse(host_cache or 0.0, "bytes"),
+        drive_cache_bytes=units.parse(drive_cache or 0.0, "bytes"),
         slo=targets.parse(slo),
         records=records,
         trace=trace,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -19,6 +19,7 @@ EXAMPLE = f"\b\nExample:\n  {COMMAND}"
 
 
 def command(
+    context: typer.Context,
     model: opt.MODEL,
     on: Annotated[
         str, typer.Option("--on", help="Hardware of one deployment: [N x ]DEVICE as 8xh100-sxm; kinds joined by +.")
@@ -79,6 +80,13 @@ def command(
     prefix_caching: Annotated[
         bool, typer.Option(help="Keep prefixes that the traffic's hashes say are shared.")
     ] = True,
+    host_cache: Annotated[
+        str | None,
+        typer.Option(metavar="SIZE", help="Host memory a device for prefixes that leave it.", show_default=False),
+    ] = None,
+    drive_cache: Annotated[
+        str | None, typer.Option(metavar="SIZE", help="The same on a drive, behind the host.", show_default=False)
+    ] = None,
     slo: Annotated[
         str | None,
         typer.Option(help="Targets as ttft=2s,tpot_p95=50ms (also itl, e2e), or mlperf:llama-2-70b."),
@@ -123,10 +131,18 @@ def command(
     pue: opt.PUE = None,
     energy_scope: opt.SCOPE = "device",
     fidelity: opt.FIDELITY = "calibrated",
+    executor: opt.EXECUTOR = "local",
+    address: opt.ADDRESS = None,
     report: opt.REPORT = None,
     json_: opt.JSON = False,
 ) -> None:
     """Simulates one deployment, or several copies of it, under some traffic."""
+    files = [path for path in (records, trace, report) if path]
+    if executor != "local" or address is not None:
+        from gemmstone.cli.answers import elsewhere
+
+        _show(elsewhere(context, executor, address), files, report, json_)
+        return
     from gemmstone import api
     from gemmstone.cli.progress import Progress
     from gemmstone.simulate import levers, pools
@@ -191,18 +207,24 @@ def command(
             batching=batching,
             preemption=preemption,
             prefix_caching=prefix_caching,
+            host_cache=host_cache,
+            drive_cache=drive_cache,
             slo=slo,
             seed=seed,
             records=records,
             trace=trace,
             progress=progress,
         )
-    files = [path for path in (records, trace, report) if path]
+    _show(document, files, report, json_)
+
+
+def _show(document: dict[str, Any], files: list[str], report: str | None, as_json: bool) -> None:
+    """Writes the page and prints the document or its words."""
     if report is not None:
         from gemmstone.report.simulation_page import write_page
 
         write_page(document, report)
-    if json_:
+    if as_json:
         print_json(document)
     else:
         from gemmstone.report.simulation_text import print_simulation

@@ -21,13 +21,14 @@ from gemmstone.simulate.outcome.summary import Summary
 from gemmstone.simulate.outcome.totals import Totals
 from gemmstone.simulate.pools import Pools
 from gemmstone.simulate.pools import workers as kinds
-from gemmstone.simulate.replica import Replica, Tier
+from gemmstone.simulate.replica import Replica
 from gemmstone.simulate.requests import Indices, Traffic
 from gemmstone.simulate.scaling.autoscalers import AUTOSCALERS
 from gemmstone.simulate.scaling.changing import Changes, ChangingFleet
 from gemmstone.simulate.scenario import Scenario, made
 from gemmstone.simulate.serving import Options, Run, serve
 from gemmstone.simulate.system import System
+from gemmstone.simulate.tiers import tiers_of
 
 MOST_REPLICAS = 4096
 MOST_KINDS = 16
@@ -41,7 +42,8 @@ class Asked:
     """A simulation: `replicas` copies of the scenario's deployment serve the traffic. Its workload does not count.
 
     Hardware of several kinds is joined by "+": so many copies of the deployment on each, behind one router. batching "" is
-    the engine's own. preemption: recompute or swap. changes: of the fleet, None for one that stays as it is.
+    the engine's own. preemption: recompute or swap. changes: of the fleet, None for one that stays as it is. Prefixes that
+    fall out of a device's cache have host_cache_bytes and drive_cache_bytes a device behind it.
     """
 
     scenario: Scenario
@@ -50,7 +52,8 @@ class Asked:
     options: Options = Options()
     batching: str = ""
     preemption: str = "recompute"
-    tiers: tuple[Tier, ...] = ()
+    host_cache_bytes: float = 0.0
+    drive_cache_bytes: float = 0.0
     slo: Mapping[str, float] = field(default_factory=dict)
     records: str | None = None
     trace: str | None = None
@@ -91,7 +94,11 @@ def fleet_of(asked: Asked, system: System | Pools, economics: Economics) -> list
     one = workers.replicas(
         system, mean_tokens=mean, longest_tokens=longest, economics=economics, swap=asked.preemption == "swap"
     )
-    one = [replace(worker, tiers=asked.tiers) for worker in one] if asked.tiers else one
+    if asked.host_cache_bytes or asked.drive_cache_bytes:
+        below = tiers_of(
+            kinds(system)[0], one[0].limits, host_bytes=asked.host_cache_bytes, drive_bytes=asked.drive_cache_bytes
+        )
+        one = [worker if worker.takes_over else replace(worker, tiers=below) for worker in one]
     first = [worker for worker in one if not worker.takes_over]
     return first * asked.replicas + [worker for worker in one if worker.takes_over] * asked.replicas
 
