@@ -156,8 +156,11 @@ def plan(
     api_price: ApiPrice | None = None,
     budget_usd_per_hour: float | None = None,
     manifests: Sequence[str] = (),
+    progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> dict[str, Any]:
     """The best deployments for a question: the document `gemmstone.plan/1`; `detail` adds what the HTML page draws.
+
+    With traffic, or a target for a percentile, deployments that may be best are simulated; `progress` hears how many were.
 
     A budget, or a rate, decides how many there are of devices that are named without a number; with a budget alone all
     devices of a known price are looked at. `api_price` adds when one's own system is as cheap as an API at that price, `manifests` (kubernetes, compose) what
@@ -165,15 +168,23 @@ def plan(
     """
     from gemmstone.plan.counts import sized, within
     from gemmstone.plan.documents import document  # lazy: predict does without the search
-    from gemmstone.plan.question import check
+    from gemmstone.plan.question import check, needs_traffic
     from gemmstone.plan.search import search
 
     money = money or Money()
     check_workload(replace(question.workload, mode="concurrency", load=1.0))
     check(question)
     check_generates(question.model)
-    question, left_out = sized(question, money.economics, budget_usd_per_hour)
-    found = within(search(question, money.economics), money.economics, budget_usd_per_hour)
+    said: list[str] = []
+    if needs_traffic(question):
+        from gemmstone.plan import on_traffic  # lazy: a simulator is compiled
+
+        question, load = on_traffic.prepared(question, said.append)
+        question, found, left_out = on_traffic.searched(question, load, money.economics, budget_usd_per_hour, progress)
+    else:
+        question, left_out = sized(question, money.economics, budget_usd_per_hour)
+        found = search(question, money.economics)
+    found = within(found, money.economics, budget_usd_per_hour)
     made = document(
         question,
         found,
@@ -184,7 +195,7 @@ def plan(
         manifests=manifests,
         money=money,
     )
-    return {**_head("plan", []), **made, "hardware_left_out": left_out}
+    return {**_head("plan", []), **made, "warnings": [*said, *made["warnings"]], "hardware_left_out": left_out}
 
 
 def simulate(

@@ -9,7 +9,6 @@ import made_up
 import numpy as np
 import pytest
 
-from gemmstone.cli.values import targets as plan_targets
 from gemmstone.core import targets
 from gemmstone.core.errors import BadRequest
 from gemmstone.simulate.outcome import document, histogram, slo
@@ -173,12 +172,6 @@ def test_targets_are_read_as_written(text: str | None, found: dict[str, float]) 
 def test_targets_that_make_no_sense_are_refused(text: str, said: str) -> None:
     with pytest.raises(BadRequest, match=said):
         slo.parse(text)
-
-
-def test_a_plan_takes_means_alone() -> None:
-    assert plan_targets("ttft=2s,tpot=50ms") == {"ttft": 2.0, "tpot": 0.05}
-    with pytest.raises(BadRequest, match="percentiles need a simulation"):
-        plan_targets("ttft_p99=2s")
 
 
 def test_every_preset_is_a_target_with_its_source() -> None:

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from gemmstone.cli import options as opt
 from gemmstone.cli.output import print_json
 
+if TYPE_CHECKING:
+    from gemmstone.plan.question import Sent
+
 HELP = "The best deployment on given hardware under latency targets, with reasons and launch command."
 EXAMPLE = (
     "\b\nExample:\n  gemmstone plan llama-3.1-70b --on 8xh100-sxm --input 2048 --output 256 --slo ttft=2s,tpot=50ms "
-    "--report plan.html"
+    "--report plan.html\n  gemmstone plan llama-3.1-70b --on 8xh100-sxm --traffic azure-conversation --slo ttft_p99=1s,tpot_p95=40ms"
 )
 
 
@@ -27,11 +30,36 @@ def command(
         str | None, typer.Option(help="USD an hour, as 40usd/h: devices without a number are tried in any.")
     ] = None,
     engine: Annotated[str, typer.Option(help="Engines to consider, separated by commas.")] = "vllm",
-    input_tokens: opt.INPUT = 1024,
-    output_tokens: opt.OUTPUT = 128,
+    input_tokens: Annotated[
+        float | None, typer.Option("--input", help="Prompt tokens of a request.", show_default="1024")
+    ] = None,
+    output_tokens: Annotated[
+        float | None, typer.Option("--output", help="Generated tokens of a request.", show_default="128")
+    ] = None,
     length_spread: opt.SPREAD = 0.0,
+    traffic: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME|FILE",
+            help="Simulate: poisson, gamma, mlperf-server, azure-conversation ..., or a file of requests.",
+            show_default="poisson with percentile targets, else formulas",
+        ),
+    ] = None,
+    requests: Annotated[
+        int | None, typer.Option(help="Requests of every trial.", show_default="as many as the targets need")
+    ] = None,
+    router: Annotated[
+        str, typer.Option(help="Between replicas on traffic: round-robin, least-work, power-of-two or kv-aware.")
+    ] = "round-robin",
+    seed: Annotated[int, typer.Option(help="Of the traffic that is drawn.")] = 0,
+    repair: Annotated[
+        bool, typer.Option("--repair", help="Drop rows of a traffic file that cannot be meant and sort the others.")
+    ] = False,
     slo: Annotated[
-        str | None, typer.Option(help="Mean latency targets, as in ttft=2s,tpot=50ms; also itl and e2e.")
+        str | None,
+        typer.Option(
+            help="Latency targets, as in ttft=2s,tpot=50ms; also itl and e2e, each with _p50, _p90, _p95 or _p99; mlperf:llama-2-70b."
+        ),
     ] = None,
     rate: Annotated[float | None, typer.Option(help="Requests/s the system has to sustain.")] = None,
     objective: Annotated[
@@ -88,6 +116,7 @@ def command(
 ) -> None:
     """Searches, ranks and explains."""
     from gemmstone import api
+    from gemmstone.cli.progress import Progress
     from gemmstone.cli.values import positive, targets, whole, words
     from gemmstone.core.errors import NoAnswer
     from gemmstone.plan.break_even import parse
@@ -95,50 +124,62 @@ def command(
     from gemmstone.simulate import levers
 
     files = {kind: file for kind, file in (("kubernetes", kubernetes), ("compose", compose)) if file is not None}
-    document = api.plan(
-        Question(
-            model=model,
-            hardware=tuple(words(on or "")),
-            engines=tuple(words(engine)),
-            workload=api.Workload(input_tokens=input_tokens, output_tokens=output_tokens, length_spread=length_spread),
-            slo=targets(slo),
-            rate=rate,
-            objective=objective or ("cost" if budget and rate is not None else "throughput"),
-            serving=serving,
-            techniques=levers.chosen(
-                technique or (),
-                spec_tokens=spec_tokens,
-                spec_accept=spec_accept,
-                draft=draft,
-                cpu_offload=cpu_offload,
-            ),
-            weights=tuple(words(weights)) if weights else (),
-            kv_caches=tuple(words(kv)) if kv else (),
-            token_budgets=tuple(whole(text, "max_num_batched_tokens") for text in words(max_num_batched_tokens or "")),
-            gpu_memory_utilization=gpu_memory_utilization,
-            prefix_hit_frac=prefix_hit,
-            top=top,
-            edits=(*(set_ or ()), *levers.capped(power_cap)),
-            fidelity=fidelity,
-        ),
-        api.money(
-            price,
-            region,
-            pue,
-            energy_scope,
-            utilization=utilization,
-            host_load=host_load,
-            embodied_kgco2=embodied_kgco2,
-            lifetime=lifetime,
-            carbon_profile=carbon_profile,
-            hours=hours,
-            battery=battery,
-        ),
-        detail=report is not None,
-        api_price=None if api_price is None else parse(api_price),
-        budget_usd_per_hour=None if budget is None else positive(budget, "usd_per_h", "budget"),
-        manifests=tuple(files),
+    work = api.Workload(
+        input_tokens=1024.0 if input_tokens is None else input_tokens,
+        output_tokens=128.0 if output_tokens is None else output_tokens,
+        length_spread=length_spread,
     )
+    wanted = targets(slo)
+    sent = _sent(traffic, wanted, (input_tokens, output_tokens), length_spread, requests, router, seed, repair)
+    with Progress("simulating", "deployments") as progress:
+        document = api.plan(
+            Question(
+                model=model,
+                hardware=tuple(words(on or "")),
+                engines=tuple(words(engine)),
+                workload=work,
+                traffic=sent,
+                slo=wanted,
+                rate=rate,
+                objective=objective or ("cost" if budget and rate is not None else "throughput"),
+                serving=serving,
+                techniques=levers.chosen(
+                    technique or (),
+                    spec_tokens=spec_tokens,
+                    spec_accept=spec_accept,
+                    draft=draft,
+                    cpu_offload=cpu_offload,
+                ),
+                weights=tuple(words(weights)) if weights else (),
+                kv_caches=tuple(words(kv)) if kv else (),
+                token_budgets=tuple(
+                    whole(text, "max_num_batched_tokens") for text in words(max_num_batched_tokens or "")
+                ),
+                gpu_memory_utilization=gpu_memory_utilization,
+                prefix_hit_frac=prefix_hit,
+                top=top,
+                edits=(*(set_ or ()), *levers.capped(power_cap)),
+                fidelity=fidelity,
+            ),
+            api.money(
+                price,
+                region,
+                pue,
+                energy_scope,
+                utilization=utilization,
+                host_load=host_load,
+                embodied_kgco2=embodied_kgco2,
+                lifetime=lifetime,
+                carbon_profile=carbon_profile,
+                hours=hours,
+                battery=battery,
+            ),
+            detail=report is not None,
+            api_price=None if api_price is None else parse(api_price),
+            budget_usd_per_hour=None if budget is None else positive(budget, "usd_per_h", "budget"),
+            manifests=tuple(files),
+            progress=progress,
+        )
     if report is not None:
         from gemmstone.report.html import write_page
 
@@ -152,6 +193,42 @@ def command(
     if document["best"] is None:
         raise NoAnswer(document["fallback"]["message"])
     _write_manifests(document["manifests"], files)
+
+
+def _sent(
+    traffic: str | None,
+    slo: Mapping[str, float],
+    lengths: tuple[float | None, float | None],
+    length_spread: float,
+    requests: int | None,
+    router: str,
+    seed: int,
+    repair: bool,
+) -> Sent | None:
+    """The traffic that is asked for: named, or Poisson of the given lengths where targets are for percentiles; else None."""
+    from gemmstone.cli.values import tokens
+    from gemmstone.core.errors import BadRequest
+    from gemmstone.core.targets import is_percentile
+    from gemmstone.plan.question import Sent
+
+    if traffic is None and not any(map(is_percentile, slo)):
+        if requests is not None or repair or seed or router != Sent.router:
+            raise BadRequest(
+                "--requests, --router, --seed and --repair are for simulations: give --traffic, or a percentile target"
+            )
+        return None
+    first, second = (tokens(value, name) for value, name in zip(lengths, ("input", "output"), strict=True))
+    known = {} if traffic is None else {"name": traffic}
+    return Sent(
+        **known,
+        requests=requests,
+        input_tokens=first,
+        output_tokens=second,
+        length_spread=length_spread,
+        router=router,
+        seed=seed,
+        repair=repair,
+    )
 
 
 def _write_manifests(manifests: Mapping[str, str], files: Mapping[str, str]) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 
-from gemmstone.core import targets as latency_targets
 from gemmstone.core import units
 from gemmstone.core.errors import BadRequest
 
@@ -16,12 +15,19 @@ def words(text: str) -> list[str]:
 
 
 def targets(text: str | None) -> dict[str, float]:
-    """Targets for mean latencies in seconds: "ttft=2s,tpot=50ms". A bare number is seconds."""
-    found = latency_targets.parse(text or "")
-    for name in found:
-        if latency_targets.is_percentile(name):
-            raise BadRequest(f"{name}: targets are for means here, percentiles need a simulation of the traffic")
-    return found
+    """Latency targets in seconds by name: "ttft=2s,tpot_p95=50ms", or a preset as "mlperf:llama-2-70b". A bare number is seconds."""
+    from gemmstone.simulate.outcome.slo import parse
+
+    return parse(text)
+
+
+def tokens(value: float | None, name: str) -> int | None:
+    """A length of requests that are sent one by one: a whole number of tokens, or None where it was not given."""
+    if value is None:
+        return None
+    if not (math.isfinite(value) and value == int(value)):
+        raise BadRequest(f"--{name} of simulated requests must be a whole number of tokens, not {value:g}")
+    return int(value)
 
 
 def mode_of(loads: Mapping[str, float | None]) -> tuple[str, float]:

@@ -4,19 +4,23 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from gemmstone.catalog.engine_files import Engine
 from gemmstone.core.deployment import Array, Deployment
 from gemmstone.core.hardware import Cluster, Device
 from gemmstone.core.model import Model
 from gemmstone.graph import techniques
+from gemmstone.plan.loads import ranks
 from gemmstone.predict.economics import Economics
 from gemmstone.simulate.metrics import Answer
 from gemmstone.simulate.pool_metrics import usd_per_hour
 from gemmstone.simulate.pools import Pools
 from gemmstone.simulate.scenario import Hardware, Style
 from gemmstone.simulate.system import System
+
+if TYPE_CHECKING:
+    from gemmstone.plan.trials import Tried
 
 # Why deployments are out, where several searches say so.
 DOES_NOT_FIT = "does not fit"
@@ -31,6 +35,7 @@ class Candidate(NamedTuple):
     answer: Answer
     loads: Array
     point: int
+    tried: Tried | None = None  # on traffic: what simulations found, which the answer then tells
 
     def value(self, metric: str) -> float:
         """A metric at the chosen load."""
@@ -54,6 +59,13 @@ class Candidate(NamedTuple):
     def in_flight(self) -> float:
         """Requests in flight in the whole system at the chosen load."""
         return float(self.loads[self.point])
+
+    @property
+    def seqs_per_rank(self) -> int:
+        """Running requests that a rank, or a decode worker's, is allowed: what the load asks for, or what was simulated."""
+        if self.tried is not None:
+            return self.tried.max_num_seqs
+        return max(1, round(self.in_flight / ranks(self.made)))
 
 
 class Refusal(NamedTuple):

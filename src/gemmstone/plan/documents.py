@@ -8,11 +8,10 @@ from typing import Any
 
 from gemmstone.core import dtypes
 from gemmstone.core.hardware import Device
-from gemmstone.plan import launches, pareto
+from gemmstone.plan import launches, pareto, traffic_document
 from gemmstone.plan.break_even import ApiPrice, break_even
 from gemmstone.plan.candidate import Candidate, layout
-from gemmstone.plan.loads import ranks
-from gemmstone.plan.question import TARGETS, Question
+from gemmstone.plan.question import Question, metric_of, of_means
 from gemmstone.plan.remedies import would_fit
 from gemmstone.plan.search import Found
 from gemmstone.plan.sensitivity import sensitivity
@@ -51,7 +50,8 @@ def document(
         "warnings": _warnings(shown, economics) if shown else [],
         "model": question.model,
         "workload": asdict(question.workload),
-        "slo": {TARGETS[name]: bound for name, bound in question.slo.items()},
+        "traffic": traffic_document.asked(question),
+        "slo": {metric_of(name): bound for name, bound in question.slo.items()},
         "rate": question.rate,
         "budget_usd_per_hour": budget_usd_per_hour,
         "objective": question.objective,
@@ -59,6 +59,7 @@ def document(
         "serving": question.serving,
         "pools_tried": any(candidate.answer.pools is not None for candidate in found.priced),
         "searched": found.searched,
+        "simulated": found.simulated,
         "feasible": len(found.ranked),
         "best": _entry(best, economics) if best else None,
         "candidates": [{"rank": i + 1, **_entry(c, economics)} for i, c in enumerate(found.ranked[: question.top])],
@@ -76,7 +77,7 @@ def document(
     }
     if best is not None:
         body["best"] |= {**_explained(best, economics), "energy": energy(best.answer, money, best.point)}
-        body["sensitivity"] = sensitivity(best, economics, question.slo)
+        body["sensitivity"] = sensitivity(best, economics, of_means(question.slo))
         body["launch_commands"] = launches.commands(question, best)
         body["launch"] = body["launch_commands"].get(best.system.engine.name, "")
         body["manifests"] = launches.manifests(question, found.ranked, manifests)
@@ -109,6 +110,7 @@ def _entry(candidate: Candidate, economics: Callable[[Device], Economics]) -> di
         "layout": layout(candidate.made),
         "disaggregated": candidate.answer.pools is not None,
         "deployment": _deployed(candidate),
+        **traffic_document.tried(candidate, economics),
         "concurrency": candidate.in_flight,
         "usd_per_hour": candidate.usd_per_hour(economics),
         "metrics": documents.metrics(candidate.answer, candidate.point),
@@ -119,8 +121,7 @@ def _entry(candidate: Candidate, economics: Callable[[Device], Economics]) -> di
 
 def _deployed(candidate: Candidate) -> dict[str, Any]:
     """The deployment with the number of running requests a rank that the chosen load asks for."""
-    deployed = documents.deployment(candidate.made)
-    per_rank = max(1, round(candidate.in_flight / ranks(candidate.made)))
+    deployed, per_rank = documents.deployment(candidate.made), candidate.seqs_per_rank
     if candidate.answer.pools is None:
         return {**deployed, "max_num_seqs": per_rank}
     return {**deployed, "decode": {**deployed["decode"], "max_num_seqs": per_rank}}
@@ -156,11 +157,12 @@ def _point(found: pareto.Point) -> dict[str, Any]:
 def _break_even(
     price: ApiPrice, question: Question, best: Candidate, economics: Callable[[Device], Economics]
 ) -> dict[str, Any]:
+    metrics = documents.metrics(best.answer, best.point)
     return break_even(
         price,
         question.workload,
         usd_per_hour=usd_per_hour(best.made, economics),
-        requests_per_s=documents.metrics(best.answer, best.point)["requests_per_s"],
+        requests_per_s=metrics.get("sustained_rate_per_s", metrics["requests_per_s"]),
         rate=question.rate,
     )
 
@@ -176,14 +178,18 @@ def _fallback(
             f"{way_out}",
             "candidate": None,
         }
-    missed = [
-        f"{name} {nearest.value(TARGETS[name]):.3g} s against {bound:.3g} s"
-        for name, bound in question.slo.items()
-        if nearest.value(TARGETS[name]) > bound
-    ]
     costs = nearest.usd_per_hour(economics)
-    if budget is not None and costs is not None and costs > budget:
-        missed.append(f"a price of {costs:.2f} USD/h against {budget:.2f}")
+    dear = costs is not None and budget is not None and costs > budget
+    over = f"a price of {costs:.2f} USD/h against {budget:.2f}" if dear else ""
+    if nearest.tried is not None:
+        message = traffic_document.fallback(question, nearest, over)
+        return {"message": message, "candidate": _entry(nearest, economics)}
+    missed = [
+        f"{name} {nearest.value(metric_of(name)):.3g} s against {bound:.3g} s"
+        for name, bound in question.slo.items()
+        if nearest.value(metric_of(name)) > bound
+    ]
+    missed += [over] if over else []
     if question.rate is not None and nearest.value("requests_per_s") < question.rate:
         missed.append(f"{nearest.value('requests_per_s'):.3g} requests/s against {question.rate:g}")
     return {
@@ -209,11 +215,12 @@ def _explained(best: Candidate, economics: Callable[[Device], Economics]) -> dic
 
 def _detail(best: Candidate, explained: Mapping[str, Any], region: str | None) -> dict[str, Any]:
     """What the page draws: breakdown and memory, operations on the roofline, curves over loads and contexts, places."""
+    drawn = best.tried.by_formula if best.tried else best
     return {
         "tree": explained["tree"],
         "memory": explained["memory"],
         "limit": {name: metric["value"] for name, metric in explained["limit"].items()},
-        "curve": details.curve(best.answer, best.loads),
+        "curve": details.curve(drawn.answer, drawn.loads),
         **details.detail(best.answer, best.point, region),
     }
 

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 
 from gemmstone.catalog import engine_files
-from gemmstone.core.deployment import Deployment
+from gemmstone.core.deployment import Deployment, Workload
 from gemmstone.core.errors import BadRequest, GemmstoneError
 from gemmstone.core.hardware import Device
 from gemmstone.core.model import Model
@@ -29,13 +29,12 @@ WITHOUT_POOLS = "# the best plan has pools of prefill and decode workers, whose 
 def request(question: Question, best: Candidate, engine_name: str) -> Request:
     """What starts the best deployment with an engine: the load it was priced at limits the running requests."""
     system = best.system
-    ranks = system.deployment.attention_dp * system.deployment.data_parallel
-    run = _with(engine_name, question, system, max(1, round(_in_flight(best) / ranks)))
+    run = _with(engine_name, question, system, best.seqs_per_rank)
     return Request(
         engine=engine_files.find(engine_name),
         model_id=system.model.hub_id or question.model,
         deployment=run,
-        workload=question.workload,
+        workload=_longest(question),
         devices=system.cluster.devices_per_node,
         moe=system.model.is_moe,
         checkpoint=_checkpoint(system.model),
@@ -45,14 +44,13 @@ def request(question: Question, best: Candidate, engine_name: str) -> Request:
 
 def of_pools(question: Question, best: Candidate, pools: Pools, engine_name: str) -> str:
     """The shell text that starts prefill and decode workers and their router with an engine."""
-    in_flight, decode = _in_flight(best), pools.decode.deployment
-    seqs = max(1, round(in_flight / (pools.decode_workers * decode.attention_dp)))
+    decode = pools.decode.deployment
     return disaggregated.command(
         engine_files.find(engine_name),
         pools.model.hub_id or question.model,
         _pool(question, pools.prefill, pools.prefill_workers, engine_name, pools.prefill.deployment.max_num_seqs),
-        _pool(question, pools.decode, pools.decode_workers, engine_name, seqs),
-        replace(question.workload, mode="concurrency", load=in_flight),
+        _pool(question, pools.decode, pools.decode_workers, engine_name, best.seqs_per_rank),
+        replace(_longest(question), mode="concurrency", load=best.in_flight),
         moe=pools.model.is_moe,
         checkpoint=_checkpoint(pools.model),
         extras=asked.extras(pools.model, decode),
@@ -68,8 +66,10 @@ def _pool(question: Question, system: System, workers: int, engine_name: str, se
     )
 
 
-def _in_flight(best: Candidate) -> float:
-    return float(best.loads[best.point])
+def _longest(question: Question) -> Workload:
+    """The workload with room for the longest request of the traffic."""
+    work = question.workload
+    return replace(work, input_tokens=max(work.input_tokens, question.longest_tokens - work.output_tokens))
 
 
 def _with(engine_name: str, question: Question, system: System, seqs: int) -> Deployment:

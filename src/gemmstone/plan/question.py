@@ -5,9 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
-import numpy as np
-
-from gemmstone.core import dtypes
+from gemmstone.core import dtypes, targets
 from gemmstone.core.deployment import Workload
 from gemmstone.core.errors import BadRequest
 from gemmstone.predict.deploy import Choice
@@ -33,14 +31,40 @@ REMEDIES = {
 TARGETS = {"ttft": "ttft_s", "tpot": "tpot_s", "itl": "tpot_s", "e2e": "e2e_s"}
 
 
+# What a percentile target says of the mean, which the formulas answer for: a median may lie below it where prompts differ much.
+MEAN_OVER = {"p50": 2.0, "p90": 1.2, "p95": 1.1, "p99": 1.1}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sent:
+    """Traffic that a plan is simulated on: a name or file as --traffic takes it, what is asked of it, and who spreads it.
+
+    requests: of every trial, None for as many as the targets need. Lengths are None where the traffic has its own.
+    """
+
+    name: str = "poisson"
+    requests: int | None = None
+    input_tokens: int | None = None
+    output_tokens: int | None = None
+    length_spread: float = 0.0
+    router: str = "round-robin"
+    seed: int = 0
+    repair: bool = False
+
+
 @dataclass(frozen=True, kw_only=True)
 class Question:
-    """What a plan is asked for. Hardware, engines and formats are alternatives; an empty tuple of formats means "try"."""
+    """What a plan is asked for. Hardware, engines and formats are alternatives; an empty tuple of formats means "try".
+
+    With traffic the workload is what the formulas take for it: its mean lengths.
+    """
 
     model: str
     hardware: tuple[str, ...]
     engines: tuple[str, ...] = ("vllm",)
     workload: Workload = Workload(input_tokens=1024, output_tokens=128)
+    traffic: Sent | None = None
+    longest_tokens: float = 0.0  # of a request of the traffic, prompt and answer
     slo: Mapping[str, float] = field(default_factory=dict)
     rate: float | None = None
     objective: str = "throughput"
@@ -69,10 +93,8 @@ def check(question: Question) -> None:
     if not question.engines:
         raise BadRequest("name at least one engine")
     for name, bound in question.slo.items():
-        if name not in TARGETS:
-            raise BadRequest(f"unknown latency target {name!r}: one of {', '.join(TARGETS)}")
-        if not (np.isfinite(bound) and bound > 0):
-            raise BadRequest(f"the target {name} must be a positive time, not {bound:g} s")
+        targets.split(name)
+        targets.check(name, bound)
     if question.rate is not None and not 0 < question.rate <= MAX_LOAD:
         raise BadRequest(f"the rate must be a positive number of requests/s up to {MAX_LOAD:g}, not {question.rate:g}")
     if question.serving not in SERVING:
@@ -82,6 +104,26 @@ def check(question: Question) -> None:
         dtypes.resolve(form)
     for budget in question.token_budgets or (None,):
         check_choice(replace(common(question), max_num_batched_tokens=budget))
+
+
+def needs_traffic(question: Question) -> bool:
+    """Whether a question needs simulations: it names traffic, or asks for percentiles."""
+    return question.traffic is not None or any(targets.is_percentile(name) for name in question.slo)
+
+
+def metric_of(target: str) -> str:
+    """The metric that a target bounds: ttft_p99_s for ttft_p99, tpot_s for itl, whose mean is the same."""
+    return TARGETS.get(target, f"{target}_s")
+
+
+def of_means(slo: Mapping[str, float]) -> dict[str, float]:
+    """Targets for means that deployments which meet these ones are sure to meet; the tightest of each latency."""
+    found: dict[str, float] = {}
+    for name, bound_s in slo.items():
+        latency, statistic = targets.split(name)
+        of_mean_s = bound_s * MEAN_OVER.get(statistic, 1.0)
+        found[latency] = min(of_mean_s, found.get(latency, of_mean_s))
+    return found
 
 
 def common(question: Question) -> Choice:

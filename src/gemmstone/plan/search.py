@@ -40,11 +40,15 @@ class Found:
     nearest: Candidate | None
     rejected: Mapping[str, tuple[int, str]]
     searched: int
+    simulated: int = 0  # of them on traffic
 
 
 def search(question: Question, economics: Callable[[Device], Economics]) -> Found:
     """Prices all legal deployments of a question and ranks those that meet its targets."""
     check(question)
+    for name in question.slo:
+        if name not in TARGETS:
+            raise BadRequest(f"{name}: formulas answer for means, percentiles need the traffic simulated")
     if not question.hardware:
         raise BadRequest("name at least one hardware choice")
     found = _searched(question, economics)
@@ -81,7 +85,7 @@ def _searched(question: Question, economics: Callable[[Device], Economics]) -> F
         ranked=tuple(ranked),
         priced=tuple(priced),
         nearest=None if ranked else _nearest(question, [c for c in priced if metric in c.answer.metrics]),
-        rejected=_counted(refused),
+        rejected=counted(refused),
         searched=searched,
     )
 
@@ -259,10 +263,10 @@ def _refined(question: Question, candidate: Candidate, economics: Callable[[Devi
 def _judged(question: Question, candidate: Candidate) -> Candidate | Refusal:
     """The candidate at its best load, or why it is none."""
     if OBJECTIVES[question.objective][0] not in candidate.answer.metrics:
-        return Refusal(UNKNOWN[question.objective], _name(candidate))
+        return Refusal(UNKNOWN[question.objective], name_of(candidate))
     point = _focus(question, candidate)
     if _misses(question, candidate)[point] > 1.0:
-        return Refusal(_missed(question, candidate.answer), _name(candidate))
+        return Refusal(_missed(question, candidate.answer), name_of(candidate))
     return candidate._replace(point=point)
 
 
@@ -282,12 +286,13 @@ def _ranked(question: Question, meeting: Sequence[Candidate]) -> list[Candidate]
     while rest:
         lead = scores[id(rest[0])]
         tied = [c for c in rest if abs(scores[id(c)] - lead) <= TIE * abs(lead)]
-        ranked += sorted(tied, key=_simplicity)
+        ranked += sorted(tied, key=simplicity)
         rest = rest[len(tied) :]
     return ranked
 
 
-def _simplicity(candidate: Candidate) -> tuple[float, ...]:
+def simplicity(candidate: Candidate) -> tuple[float, ...]:
+    """What decides between deployments that are as good: the first that is smaller."""
     run, pools = candidate.system.deployment, candidate.answer.pools is not None
     return len(run.techniques), pools, run.pipeline_parallel, candidate.value("e2e_s"), run.replica_devices
 
@@ -300,7 +305,7 @@ def _nearest(question: Question, judged: Sequence[Candidate]) -> Candidate | Non
     return min(points, key=lambda candidate: float(_misses(question, candidate)[candidate.point]))
 
 
-def _counted(refused: Iterable[Refusal]) -> dict[str, tuple[int, str]]:
+def counted(refused: Iterable[Refusal]) -> dict[str, tuple[int, str]]:
     """Reason -> how often, and its first example."""
     counts: dict[str, tuple[int, str]] = {}
     for reason, example in refused:
@@ -309,5 +314,6 @@ def _counted(refused: Iterable[Refusal]) -> dict[str, tuple[int, str]]:
     return counts
 
 
-def _name(candidate: Candidate) -> str:
+def name_of(candidate: Candidate) -> str:
+    """A deployment in a line: hardware, engine, layout."""
     return f"{candidate.hardware} {candidate.system.engine.name} {layout(candidate.made)}"

@@ -35,7 +35,9 @@ SIGMAS = 3.0  # by which growth has to exceed its own noise
 LOST_FRAC = 0.01  # of the requests that may be turned away
 TOLERANCE_FRAC = 0.01  # between the largest sustained rate and the smallest that is not
 FIRST_STEP = 0.1  # of the logarithm of the rate; each further one is twice as long
-MOST_STEPS = 8  # in one direction: a factor of e^25
+MOST_STEPS = 6  # in one direction: a factor of e^6.3 = 545
+ASK_ALONE = 2  # steps down after which it is asked whether requests that meet nobody are served as asked
+ALONE = 500.0  # times below the guess, where they meet nobody
 PLAIN = Options()
 GROWING = "requests take longer and longer"
 TURNED_AWAY = "requests do not fit the cache"
@@ -176,7 +178,8 @@ def sustained(
 ) -> Sustained:
     """The largest rate, in requests/s of all replicas together, that they sustain under targets in seconds by name.
 
-    Brackets it from a guess in growing steps, then halves the bracket in equal ratios until it is as narrow as tolerated.
+    Brackets it from a guess in growing steps, then halves the bracket in equal ratios until it is as narrow as tolerated; a rate
+    less than a 500th of the guess is none.
     `requests`: of every trial, None for as many as the targets need. `stay_s`: how long a request takes, where that is known.
     """
     made: list[Trial] = []
@@ -201,10 +204,12 @@ def _bracket(tried: Callable[[float], bool], guess_per_s: float) -> tuple[float,
     """A rate that is sustained, 0 where none is, and a larger one that is not."""
     met = tried(guess_per_s)
     rate, step = guess_per_s, FIRST_STEP if met else -FIRST_STEP
-    for _ in range(MOST_STEPS):
+    for at in range(MOST_STEPS):
         last, rate = rate, rate * math.exp(step)
         if tried(rate) is not met:
             return (last, rate) if met else (rate, last)
+        if not met and at + 1 == ASK_ALONE and not tried(guess_per_s / ALONE):
+            return 0.0, rate
         step *= 2.0
     return (rate, rate) if met else (0.0, rate)
 

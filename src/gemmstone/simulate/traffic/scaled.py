@@ -8,15 +8,16 @@ from dataclasses import replace
 from pathlib import Path
 
 from gemmstone.core.errors import BadRequest
-from gemmstone.simulate.requests import Traffic
+from gemmstone.simulate.requests import Requests, Traffic
 from gemmstone.simulate.traffic import distribution, files
-from gemmstone.simulate.traffic.asked import MAX_DAYS, Asked, Setting, check
+from gemmstone.simulate.traffic.asked import MAX_DAYS, MAX_REQUESTS, Asked, Setting, check
 from gemmstone.simulate.traffic.kinds import HOURS, KINDS
 from gemmstone.simulate.traffic.mlperf import LEAST_S, OFFLINE, SERVER
 from gemmstone.simulate.traffic.named import made, split
 
 MOST_ROWS = 200_000  # of a trace that are read for trials
 FLAT = ";".join(["1"] * HOURS)
+CLOCKED = ("mmpp", "agentic")
 OF_THE_DAY = ("hours", "peak_to_trough", "peak_hour", "start_hour", "days", "profile")
 HELD = "{}: the rate is held, as in the hour that is planned for; days=1 behind the name simulates whole days"
 TrafficOf = Callable[[float, int], Traffic]
@@ -34,7 +35,7 @@ def scaled(name: str, asked: Asked) -> TrafficOf:
     requests are wanted than it has. Raises BadRequest for what has no rate that could be changed.
     """
     head, written = split(name)
-    asked = replace(asked, settings={**written, **asked.settings})
+    asked = replace(asked, settings={**written, **asked.settings}, chunk=MAX_REQUESTS)  # trials hold all of theirs
     check(asked)
     if head == "closed" or asked.in_flight:
         raise BadRequest(
@@ -45,8 +46,9 @@ def scaled(name: str, asked: Asked) -> TrafficOf:
         once = made(head, asked)
         return lambda rate_per_s, count: once
     if head in KINDS or head in distribution.published() or _is_distribution(head):
-        asked = replace(asked, settings=_held(head, asked))
-        return _drawn(head, asked)
+        held = replace(asked, settings=_held(head, asked))
+        timed = head in CLOCKED or any(key in asked.settings for key in OF_THE_DAY)
+        return _drawn(head, held) if timed else _stretched(head, held)
     return _replayed(Path(head), asked)
 
 
@@ -80,27 +82,50 @@ def _held(name: str, asked: Asked) -> dict[str, Setting]:
 
 
 def _drawn(name: str, asked: Asked) -> TrafficOf:
+    """Drawn for every rate: what has a clock of its own, or turns that wait for each other."""
     days = float(asked.settings.get("days", 0)) > 0
-    least_s = LEAST_S if name == SERVER else 0.0
 
     def at(rate_per_s: float, count: int) -> Traffic:
-        count = max(count, min(math.ceil(least_s * rate_per_s), MOST_ROWS))
         wanted = asked.requests or (None if days else count)
         found = made(name, replace(asked, rate_per_s=rate_per_s, requests=wanted))
-        return found if days or found.sessions else _paced(found, rate_per_s)
+        return found if days or found.sessions else _whole(found, next(found.chunks()), found.count, rate_per_s)
 
     return at
 
 
-def _paced(found: Traffic, rate_per_s: float) -> Traffic:
-    """The traffic stretched a little, so that it comes at exactly its rate: chance has no part in how much there is."""
-    parts = list(found.chunks())
-    last_s = float(parts[-1].arrival_s[-1]) if found.count else 0.0
-    if last_s <= 0:
-        return found
-    stretch = found.count / (rate_per_s * last_s)
-    parts = [part._replace(arrival_s=part.arrival_s * stretch) for part in parts]
-    return replace(found, chunks=lambda: iter(parts))
+def _stretched(name: str, asked: Asked) -> TrafficOf:
+    """Drawn once, and again only where more requests are wanted: rates differ by the length of the same gaps."""
+    least_s = LEAST_S if name == SERVER else 0.0
+    known: list[tuple[Traffic, Requests]] = []
+
+    def at(rate_per_s: float, count: int) -> Traffic:
+        count = asked.requests or max(count, min(math.ceil(least_s * rate_per_s), MOST_ROWS))
+        if not known or known[0][0].count < count:
+            room = asked.requests or 1 << max(count - 1, 1).bit_length()
+            found = made(name, replace(asked, rate_per_s=1.0, requests=room))
+            known[:] = [(found, next(found.chunks()))]
+        found, rows = known[0]
+        return _whole(found, rows, count, rate_per_s)
+
+    return at
+
+
+def _whole(found: Traffic, rows: Requests, count: int, rate_per_s: float) -> Traffic:
+    """The first requests, stretched so that they come at exactly the rate: chance has no part in how many there are."""
+    last_s = float(rows.arrival_s[count - 1]) if count else 0.0
+    stretch = count / (rate_per_s * last_s) if last_s > 0 else 1.0
+    ends = rows.hash_start[: count + 1]
+    first = Requests(
+        arrival_s=rows.arrival_s[:count] * stretch,
+        input_tokens=rows.input_tokens[:count],
+        output_tokens=rows.output_tokens[:count],
+        priority=rows.priority[:count],
+        client=rows.client[:count],
+        follows=rows.follows[:count],
+        hash_start=ends,
+        hash_ids=rows.hash_ids[: ends[-1]],
+    )
+    return replace(found, count=count, chunks=lambda: iter((first,)), rate_per_s=rate_per_s)
 
 
 def _replayed(path: Path, asked: Asked) -> TrafficOf:
