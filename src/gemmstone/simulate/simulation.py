@@ -225,7 +225,7 @@ def draws(
     totals, found = run.totals, []
     for worker, mine in parts:
         there = totals.per_replica.paid_s[mine] / totals.duration_s
-        count = float(there @ [fleet[at].devices * worker.deployment.pipeline_parallel for at in mine])
+        count = float(there @ [fleet[at].devices for at in mine])
         if count > 0.0:
             watts = float(totals.per_replica.energy_j[mine].sum()) / totals.duration_s / count
             device = worker.cluster.device

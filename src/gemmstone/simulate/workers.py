@@ -59,7 +59,7 @@ def replica(
         table=table,
         limits=limits,
         name=device.slug,
-        devices=devices / run.pipeline_parallel,
+        devices=devices,
         standing_w=standing_w(device) * devices if device.tdp_w else math.nan,
         idle_w=idle_w(device) * devices if device.tdp_w else math.nan,
         usd_per_hour=None if usd is None else usd * devices,
