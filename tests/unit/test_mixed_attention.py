@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
 from gemmstone.core.deployment import Step
+from gemmstone.graph.techniques.kivi import Kivi
 from gemmstone.predict.deploy import Choice
 from gemmstone.simulate.scenario import Scenario, made
 
@@ -60,3 +63,13 @@ def test_the_measured_card(context):
     beside, alone = (attention_s("rtx-pro-6000", "vllm", prompt, context=context) for prompt in (256.0, 0.0))
     measured_beside, measured_alone = RTX_PRO_US[context]
     assert beside / alone == pytest.approx((measured_beside - 11.0) / measured_alone, rel=0.35)
+
+
+def test_a_cache_that_is_packed_in_another_way_has_a_kernel_of_its_own():
+    """KIVI's bits are no number format: decoding over them is no call of FlashAttention-2, and is priced beside prompts."""
+    choice = Choice(techniques=(Kivi(),))
+    found = made(Scenario(model="llama-2-7b", hardware="a100-sxm-80gb", engine="vllm", choice=choice))
+    step = Step(prefill_seqs=1.0, prefill_tokens=512.0, decode_seqs=16.0, decode_context=1000.0)
+    alone, prompts = replace(step, prefill_seqs=0.0), replace(step, decode_seqs=0.0)
+    both, one, other = (float(found.timer.seconds(each)[0]) for each in (step, alone, prompts))
+    assert max(one, other) < both < one + other

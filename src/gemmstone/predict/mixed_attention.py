@@ -18,6 +18,7 @@ from dataclasses import replace
 
 import numpy as np
 
+from gemmstone.core import dtypes
 from gemmstone.core.calibration import KernelTime
 from gemmstone.core.hardware import Device
 from gemmstone.core.work import Op
@@ -31,6 +32,8 @@ ARCHITECTURES = ("ampere", "ada", "blackwell-workstation")
 def in_tiles(op: Op, engine: str, device: Device) -> Op | None:
     """The prompts that decoding sequences cost as much as beside real ones; None where they have a call of their own."""
     if op.kind != "attention_decode" or engine not in ENGINES or device.architecture not in ARCHITECTURES:
+        return None
+    if op.variant not in dtypes.BYTES:  # a cache that is packed in another way is read by a kernel of its own
         return None
     shape = op.shape
     if not np.any(np.asarray(shape.get("prompts", 0.0)) > 0):
