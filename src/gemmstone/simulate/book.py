@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from gemmstone.simulate.engine.state import COMING, DONE, NONE, REJECTED, REQUEST, World
-from gemmstone.simulate.requests import Requests, Served
+from gemmstone.simulate.requests import Integers, Requests, Served
 
 COLUMNS = ("input_tokens", "output_tokens", "priority", "client")
 UNKNOWN = ("scheduled_s", "first_token_s", "finished_s")
@@ -26,6 +26,7 @@ class Book:
         self.world = world
         self.taken = 0
         self.given = 0
+        self.hashes = 0  # where the ids of the chunk being put in begin
 
     @property
     def size(self) -> int:
@@ -50,7 +51,10 @@ class Book:
             rows[name] = np.nan
         for name in LINKS:
             rows[name] = NONE
-        rows["hash_start"], rows["hash_end"] = chunk.hash_start[of], chunk.hash_start[1:][of]
+        rows["hash_start"], rows["hash_end"] = (
+            self.hashes + chunk.hash_start[of],
+            self.hashes + chunk.hash_start[1:][of],
+        )
         hash_tokens = int(self.world.engines["hash_tokens"].max(initial=0))
         if hash_tokens:  # a block that the prompt does not fill goes on with the answer: nobody shares it
             filled = rows["hash_start"] + rows["input_tokens"] // hash_tokens
@@ -59,6 +63,21 @@ class Book:
         self.taken += count
         self.world.clock["known"] = min(self.taken, self.size)
         return first, first + count
+
+    def remember(self, hash_ids: Integers) -> World:
+        """Puts the ids of a chunk behind those of the requests that are under way, which move to the front."""
+        old, rows = self.world, self.world.book
+        known = (self.given + np.arange(self.taken - self.given)) % self.size
+        known = known[~np.isin(rows["state"][known], (DONE, REJECTED)) & (rows["hash_end"] > rows["hash_start"])[known]]
+        first = int(rows["hash_start"][known].min(initial=len(old.hash_ids)))
+        for name in ("hash_start", "hash_end"):
+            rows[name][known] -= first
+        self.hashes = len(old.hash_ids) - first
+        self.world = old._replace(
+            hash_ids=np.concatenate([old.hash_ids[first:], hash_ids]),
+            hash_nodes=np.append(old.hash_nodes[first:], np.full(len(hash_ids), NONE, dtype=np.int64)),
+        )
+        return self.world
 
     def follow(self, chunk: Requests) -> None:
         """Who follows whom, for traffic that is in the ring as a whole."""

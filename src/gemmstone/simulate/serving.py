@@ -126,9 +126,7 @@ class Simulation:
     def feed(self, chunk: Requests, sink: Callable[[Served], None], progress: Callable[[int, int], None]) -> bool:
         """Sends the requests of a chunk; False when too many of them wait."""
         if len(chunk.hash_ids):
-            nodes = np.full(len(chunk.hash_ids), state.NONE, dtype=np.int64)
-            self.world = self.world._replace(hash_ids=chunk.hash_ids, hash_nodes=nodes)
-            self.book.world = self.world
+            self.world = self.book.remember(chunk.hash_ids)
         begin, count = 0, len(chunk.arrival_s)
         while begin < count:
             if not self.book.room:
