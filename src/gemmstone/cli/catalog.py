@@ -62,6 +62,6 @@ def _show(document: dict[str, Any], json_: bool) -> None:
     if json_:
         print_json(document)
         return
-    from gemmstone.report.terminal import print_catalog
+    from gemmstone.report.catalog_text import print_catalog
 
     print_catalog(document)

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from gemmstone.core import units
-from gemmstone.report import load_charts, memory_charts, place_charts, terms
+from gemmstone.report import load_charts, memory_charts, place_charts, plan_traffic, terms
 from gemmstone.report.figure import BLUE, GREEN, GREY, LIGHT, ORANGE, PURPLE, RED, SKY, Figure, layout, line, note
 from gemmstone.report.kernel_charts import breakdown, roofline
 from gemmstone.report.markup import text
@@ -22,6 +22,9 @@ def figures(document: Mapping[str, Any]) -> dict[str, Figure]:
     """All charts that the document has data for, by the name of their place on the page."""
     made: dict[str, Figure] = {}
     detail = document.get("detail") or {}
+    rates = plan_traffic.chart(document)
+    if rates is not None:
+        made["rates"] = rates
     if front(document):
         made["pareto"] = pareto(document)
     if document.get("sensitivity"):

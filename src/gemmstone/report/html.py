@@ -14,7 +14,16 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from gemmstone.core.errors import MissingBackend
-from gemmstone.report import break_even, charts, energy_section, explanations, prediction, sections, tables
+from gemmstone.report import (
+    break_even,
+    charts,
+    energy_section,
+    explanations,
+    plan_traffic,
+    prediction,
+    sections,
+    tables,
+)
 from gemmstone.report.figure import Figure
 from gemmstone.report.markup import NOTHING, Html, element, island
 from gemmstone.store.aside import written_aside
@@ -57,6 +66,8 @@ PLAN = (
     Section("answer", "", "", "", sections.headline),
     Section("launch", "Start it", "Ready for a shell; comments say what has to be there first.", "", sections.launch),
     Section("candidates", "Candidates", "Best first, each at the load that suits the objective best within the targets; below a number, the band of 80%.", "", sections.candidates),
+    Section("traffic", "On the traffic", "What requests see at other rates, simulated request by request: percentiles of the first token and of a token, with the targets. "
+            "Between the rates, the largest at which all targets are met.", "rates", plan_traffic.section),
     Section("pareto", "Throughput against speed", "Deployments and loads that no other beats in both directions: further up is cheaper, further right is faster for "
             "each user. Filled points meet all targets, hollow ones miss one. Hover or tap for what a point is.", "pareto", tables.front),
     *DEPLOYMENT,

@@ -34,7 +34,23 @@ QUANTITIES = {
     "gco2_per_million_output_tokens": Quantity("CO2, g per million output tokens", "count", False),
     "power_w_per_device": Quantity("power per device", "w", False),
     "requests_per_s": Quantity("requests/s", "count", True),
+    "sustained_rate_per_s": Quantity("largest sustained rate, requests/s", "count", True),
 }
+
+
+def quantity(name: str) -> Quantity:
+    """How a metric is shown; percentiles of latencies go by their name."""
+    return QUANTITIES.get(name) or Quantity(label(name), "s", False)
+
+
+def label(percentile: str) -> str:
+    """The name of a percentile as people write it.
+
+    >>> label("ttft_p99_s")
+    'TTFT p99'
+    """
+    latency, _, statistic = percentile.removesuffix("_s").partition("_")
+    return f"{latency.upper()} {statistic}"
 
 
 def hardware(name: str) -> str:
@@ -52,10 +68,9 @@ def shown(metrics: Mapping[str, Any], name: str) -> str:
 
 
 def number(name: str, value: float) -> str:
-    quantity = QUANTITIES[name]
     if name.startswith("usd_") and value >= 0.1:
         return f"{value:,.2f}"
-    return units.show(value, quantity.dimension)
+    return units.show(value, quantity(name).dimension)
 
 
 def front(document: Mapping[str, Any]) -> list[Mapping[str, Any]]:

@@ -6,8 +6,9 @@ from collections.abc import Mapping
 from typing import Any
 
 from gemmstone.core import units
+from gemmstone.report import plan_traffic
 from gemmstone.report.markup import NOTHING, Html, element, join, table
-from gemmstone.report.quantities import QUANTITIES, engine, hardware, number, shown
+from gemmstone.report.quantities import QUANTITIES, engine, hardware, number, quantity, shown
 
 Document = Mapping[str, Any]
 CANDIDATE_HEADERS = (
@@ -42,14 +43,13 @@ def headline(document: Document) -> Html:
 def _question(document: Document) -> str:
     work, slo = document["workload"], document["slo"]
     spread = f", spread {work['length_spread']:g}" if work["length_spread"] else ""
-    targets = ", ".join(
-        f"{name.removesuffix('_s').upper()} at most {units.show(bound, 's')}" for name, bound in slo.items()
-    )
+    targets = ", ".join(f"{plan_traffic.target(name)} at most {units.show(bound, 's')}" for name, bound in slo.items())
     rate = f", at least {document['rate']:g} requests/s" if document["rate"] is not None else ""
+    traffic = f" Simulated on {document['traffic']['name']}." if document.get("traffic") else ""
     return (
         f"Requests of {work['input_tokens']:,.0f} tokens in and {work['output_tokens']:,.0f} out{spread}. Targets: "
         f"{targets or 'no latency targets'}{rate}. Objective: {document['objective']}. "
-        f"{document['searched']:,} deployments searched, {document['feasible']:,} meet the targets."
+        f"{document['searched']:,} deployments searched, {document['feasible']:,} meet the targets.{traffic}"
     )
 
 
@@ -61,13 +61,18 @@ def _sentence(best: Mapping[str, Any]) -> Html:
         f"{best['concurrency']:,.0f} requests in flight: ", element("b", f"{shown(metrics, 'output_tokens_per_s')} output tokens/s"),
         f", a first token after {shown(metrics, 'ttft_s')}, then one every {shown(metrics, 'tpot_s')}",
     ]  # fmt: skip
+    if "sustained_rate_per_s" in metrics:
+        pieces[2:3] = [
+            f" on {hardware(best['hardware'])} with {engine(best['engine'])}: it sustains ", element("b", f"{shown(metrics, 'sustained_rate_per_s')} requests/s"),
+            f". At {shown(metrics, 'requests_per_s')}, {best['concurrency']:,.0f} requests in flight: ",
+        ]  # fmt: skip
     if "usd_per_million_output_tokens" in metrics:
         pieces.append(f", for {shown(metrics, 'usd_per_million_output_tokens')} USD")
     if "energy_j_per_output_token" in metrics:
         kwh = metrics["energy_j_per_output_token"]["value"] / 3.6
         joined = " and" if "usd_per_million_output_tokens" in metrics else ", for"
         pieces.append(f"{joined} {kwh:.2g} kWh")
-    if len(pieces) > 5:
+    if {"usd_per_million_output_tokens", "energy_j_per_output_token"} & set(metrics):
         pieces.append(" per million output tokens")
     return join([*pieces, "."])
 
@@ -106,7 +111,8 @@ def _refusal(fallback: Mapping[str, Any]) -> list[object]:
 
 def cards(entry: Mapping[str, Any], slo: Mapping[str, float]) -> Html:
     made = []
-    for name, quantity in QUANTITIES.items():
+    bounded = [name for name in slo if name not in QUANTITIES]
+    for name in (*QUANTITIES, *bounded):
         metric = entry["metrics"].get(name)
         if metric is None or name == "requests_per_s":
             continue
@@ -115,7 +121,7 @@ def cards(entry: Mapping[str, Any], slo: Mapping[str, float]) -> Html:
         made.append(
             element(
                 "div",
-                element("span", quantity.label, class_="label"),
+                element("span", quantity(name).label, class_="label"),
                 element("b", number(name, metric["value"])),
                 band,
                 target,
@@ -172,14 +178,19 @@ def candidates(document: Document) -> Html:
     pieces = []
     if entries:
         best = document["best"] is not None
-        pieces.append(
-            table(CANDIDATE_HEADERS, [_candidate(e) for e in entries], words=(0, 10), label="candidates", first=best)
-        )
+        more = [column for column in _of_traffic(document) if column[0] not in ("tokens/s", "USD/M", "J/token")]
+        headers = (*CANDIDATE_HEADERS[:1], *(header for header, _, _ in more), *CANDIDATE_HEADERS[1:])
+        shown: list[list[object]] = [_candidate(e, *(cell(e) for _, cell, _ in more)) for e in entries]
+        pieces.append(table(headers, shown, words=(0, 10 + len(more)), label="candidates", first=best))
     if document["rejected"]:
         pieces.append(element("h3", "Rejected"))
         rows = [(entry["reason"], f"{entry['count']:,}", entry["example"]) for entry in document["rejected"]]
         pieces.append(table(("reason", "how many", "for example"), rows, words=(0, 2), label="rejected deployments"))
     return join(pieces)
+
+
+def _of_traffic(document: Document) -> tuple[plan_traffic.Column, ...]:
+    return plan_traffic.columns(document) if document.get("traffic") else ()
 
 
 def _layout(layout: str) -> tuple[str, str]:
@@ -188,7 +199,7 @@ def _layout(layout: str) -> tuple[str, str]:
     return (words[0], " ".join(words[1:])) if len(words) == 5 else (layout, "")
 
 
-def _candidate(entry: Mapping[str, Any]) -> list[object]:
+def _candidate(entry: Mapping[str, Any], *of_traffic: str) -> list[object]:
     metrics, bound = entry["metrics"], entry["bound"]
     split, formats = _layout(entry["layout"])
     place = f"{hardware(entry['hardware'])}, {engine(entry['engine'])}"
@@ -197,6 +208,7 @@ def _candidate(entry: Mapping[str, Any]) -> list[object]:
     energy = metrics.get("energy_j_per_output_token")
     return [
         name,
+        *of_traffic,
         f"{entry['concurrency']:,.0f}",
         *(_with_band(metrics, key) for key in ("ttft_s", "tpot_s", "output_tokens_per_s")),
         *(units.show(metrics[f"output_tokens_per_s_per_{who}"]["value"], "count") for who in ("device", "user")),

@@ -12,7 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from gemmstone.core import units
-from gemmstone.report import energy_text, memory_text
+from gemmstone.report import energy_text, memory_text, plan_traffic
 from gemmstone.report.break_even import sentences
 
 # metric -> (label, dimension), in the order shown
@@ -34,7 +34,6 @@ SHOWN: dict[str, tuple[str, str]] = {
     "mfu_frac": ("MFU", "count"),
     "mbu_frac": ("MBU of decode", "count"),
 }
-LISTED = 120  # columns that the widest list of the catalogue needs with no name broken
 WIDE = 110  # columns from which candidates are shown with their bands
 TOP_TERMS = 6
 MAIN_TERMS = 4  # of a step, where a line has to do
@@ -53,7 +52,7 @@ OF_THE_BEST: dict[str, bool | None] = {
 }
 
 
-def _console(width_piped: int | None = None) -> Console:
+def opened(width_piped: int | None = None) -> Console:
     """The terminal; a pipe or a file has no width and gets `width_piped`, or rich's 80 columns."""
     console = Console(highlight=False, soft_wrap=False, markup=False)
     if width_piped and not console.is_terminal and "COLUMNS" not in os.environ:
@@ -79,7 +78,8 @@ def _number(name: str, value: float) -> str:
     return units.show(value, dimension)
 
 
-def _table(*columns: str) -> Table:
+def grid(*columns: str) -> Table:
+    """A table with the look of all others: words first, numbers to the right."""
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, header_style="bold")
     for i, column in enumerate(columns):
         # What a user types next must not be cut: it breaks over two lines where a terminal is narrow.
@@ -89,11 +89,11 @@ def _table(*columns: str) -> Table:
 
 def print_prediction(document: Mapping[str, Any], page: str | None = None) -> None:
     """One predicted deployment: metrics with bands beside the physical limit, time by term, memory."""
-    console, document = _console(), printable(document)
+    console, document = opened(), printable(document)
     run, work = document["deployment"], document["workload"]
     console.print(Text(f"{document['model']} on {document['hardware']} with {run['engine']}", style="bold"))
     console.print(f"{_layout(run)}; {_workload(work)}; fidelity {document['fidelity']}")
-    table = _table("metric", "predicted", "80% band", "physical limit")
+    table = grid("metric", "predicted", "80% band", "physical limit")
     for name in SHOWN:
         metric = document["metrics"].get(name)
         if metric is not None:
@@ -119,9 +119,10 @@ def print_prediction(document: Mapping[str, Any], page: str | None = None) -> No
 
 def print_plan(document: Mapping[str, Any], page: str | None) -> None:
     """The ranked candidates, why others fell out, what would help, and the command that starts the best."""
-    console, document = _console(), printable(document)
+    console, document = opened(), printable(document)
     slo = ", ".join(f"{name.removesuffix('_s')} <= {units.show(bound, 's')}" for name, bound in document["slo"].items())
-    console.print(Text(f"{document['model']}, {_workload(document['workload'])}", style="bold"))
+    sent = plan_traffic.sent(document)
+    console.print(Text(f"{document['model']}, {sent or _workload(document['workload'])}", style="bold"))
     console.print(f"targets: {slo or 'none'}; objective: {document['objective']}")
     console.print(
         f"{document['searched']} deployments searched, {document['feasible']} meet the targets{_untried(document)}"
@@ -129,9 +130,9 @@ def print_plan(document: Mapping[str, Any], page: str | None) -> None:
     if document["best"] is None:
         console.print(Text(document["fallback"]["message"], style="bold red"))
         if document["fallback"]["candidate"]:
-            _print_candidates(console, [document["fallback"]["candidate"]])
+            _print_candidates(console, [document["fallback"]["candidate"]], document)
     else:
-        _print_candidates(console, document["candidates"])
+        _print_candidates(console, document["candidates"], document)
         _print_best(console, document["best"])
         _print_sensitivity(console, document["sensitivity"])
     if document.get("break_even"):
@@ -154,17 +155,18 @@ def _untried(document: Mapping[str, Any]) -> str:
     return " (--serving both adds prefill and decode pools)" if left_out else ""
 
 
-def _print_candidates(console: Console, entries: Sequence[Mapping[str, Any]]) -> None:
+def _print_candidates(console: Console, entries: Sequence[Mapping[str, Any]], document: Mapping[str, Any]) -> None:
     """Deployments in rows; what all of them share stands above, and a narrow terminal gets the main columns alone."""
     places = {f"{entry['hardware']} with {entry['engine']}" for entry in entries}
     shared, wide = len(places) == 1, console.width >= WIDE
     if shared:
         console.print(Text(places.pop(), style="bold"))
-    table = _table("deployment", *(name for name, _, always in CANDIDATE_COLUMNS if always or wide))
+    columns = plan_traffic.columns(document) if document.get("traffic") else CANDIDATE_COLUMNS
+    table = grid("deployment", *(name for name, _, always in columns if always or wide))
     for entry in entries:
         where = "" if shared else f"{entry['hardware']} {entry['engine']} "
         layout = entry["layout"].replace(" weights, ", ", ").removesuffix(" cache")
-        cells = (show(entry) for _, show, always in CANDIDATE_COLUMNS if always or wide)
+        cells = (show(entry) for _, show, always in columns if always or wide)
         table.add_row(f"{where}{layout} kv", *cells)
     console.print(table)
 
@@ -192,8 +194,15 @@ CANDIDATE_COLUMNS: tuple[tuple[str, Callable[[Mapping[str, Any]], str], bool], .
 
 def _print_best(console: Console, best: Mapping[str, Any]) -> None:
     """The best beside the physical limit, what its steps are made of, its memory, and what it gives up."""
-    console.print(Text(f"the best, {best['layout']}, at {best['concurrency']:.0f} requests in flight", style="bold"))
-    table = _table("", "predicted", "80% band", "limit", "reached")
+    rate = (
+        f"{_number('requests_per_s', best['metrics']['requests_per_s']['value'])} requests/s, "
+        if "trials" in best
+        else ""
+    )
+    console.print(
+        Text(f"the best, {best['layout']}, at {rate}{best['concurrency']:.0f} requests in flight", style="bold")
+    )
+    table = grid("", "predicted", "80% band", "limit", "reached")
     for name, more in OF_THE_BEST.items():
         metric, limit = best["metrics"].get(name), best["limit"].get(name)
         if metric is not None and limit is not None:
@@ -201,6 +210,12 @@ def _print_best(console: Console, best: Mapping[str, Any]) -> None:
             cells = (_number(name, metric["value"]), band, _number(name, limit["value"]))
             table.add_row(SHOWN[name][0].strip(), *cells, _reached(metric["value"], limit["value"], more))
     console.print(table)
+    if best.get("trials"):
+        table = grid(*plan_traffic.TRIED)
+        table.columns[-1].justify = "left"
+        for row in plan_traffic.tried(best):
+            table.add_row(*row)
+        console.print(table)
     for step in best["tree"]["parts"]:
         console.print(
             f"{step['name']}, {units.show(step['time_s'], 's')}, bound by {step['bound']}: {_main_terms(step)}"
@@ -232,7 +247,7 @@ def _change(fraction: float) -> str:
 
 def _print_sensitivity(console: Console, changes: Mapping[str, Mapping[str, float]]) -> None:
     """Latencies at the same requests/s, throughput at the load that then serves the targets best."""
-    table = _table("+10% of", "TTFT", "TPOT", "best tokens/s", "KV capacity")
+    table = grid("+10% of", "TTFT", "TPOT", "best tokens/s", "KV capacity")
     for resource, change in changes.items():
         names = ("ttft_s", "tpot_s", "output_tokens_per_s", "kv_capacity_tokens")
         table.add_row(resource.replace("_", " "), *(_change(change[name]) for name in names))
@@ -245,7 +260,7 @@ def _print_steps(console: Console, tree: Mapping[str, Any]) -> None:
         total = step["time_s"]
         console.print(Text(f"{step['name']}: {units.show(total, 's')}", style="bold"))
         leaves = sorted(_leaves(step), key=lambda leaf: -leaf["time_s"])
-        table = _table("term", "time", "share", "calls", "bound by", "source")
+        table = grid("term", "time", "share", "calls", "bound by", "source")
         for leaf in leaves[:TOP_TERMS]:
             share = leaf["time_s"] / total if total else 0.0
             table.add_row(
@@ -270,7 +285,7 @@ def _leaves(node: Mapping[str, Any]) -> list[Mapping[str, Any]]:
 
 def print_memory(node: Mapping[str, Any]) -> None:
     """A memory tree, largest first."""
-    _console().print(memory_text.tree(printable(node)))
+    opened().print(memory_text.tree(printable(node)))
 
 
 def _print_warnings(console: Console, warnings: Iterable[str]) -> None:
@@ -304,100 +319,3 @@ def _workload(work: Mapping[str, Any]) -> str:
         "offline": "offline",
     }
     return lengths if work["mode"] == "concurrency" and work["load"] == 1 else f"{lengths}, {loads[work['mode']]}"
-
-
-def print_catalog(document: Mapping[str, Any]) -> None:
-    """A list of the catalogue, or one entry with its sources."""
-    console, document = _console(LISTED), printable(document)
-    if "devices" in document:
-        table = _table("device", "architecture", "memory", "bandwidth", "bf16 or fp16", "TDP", "USD/h")
-        for device in document["devices"]:
-            peaks = device["peak_flop_per_s"]
-            peak = peaks.get("bf16") or peaks.get("fp16") or peaks.get("fp32")
-            table.add_row(
-                device["slug"],
-                device["architecture"],
-                _known(device["memory_bytes"], "bytes"),
-                _known(device["memory_bandwidth_bytes_per_s"], "bytes_per_s"),
-                _known(peak, "flop_per_s"),
-                _known(device["tdp_w"], "w"),
-                f"{device['usd_per_hour']:.2f}" if device["usd_per_hour"] else "-",
-            )
-        console.print(table)
-        table = _table("system", "devices", "device memory", "host memory", "power at most")
-        for system in document["systems"]:
-            table.add_row(
-                system["slug"],
-                f"{system['num_devices']}x{system['device']}",
-                _known(system["memory_bytes"], "bytes"),
-                _known(system["host_memory_bytes"], "bytes"),
-                _known(system["power_w"], "w"),
-            )
-        console.print(table)
-    elif "models" in document:
-        table = _table("model", "parameters", "active", "KV bytes/token (bf16)", "state bytes", "layers")
-        for model in document["models"]:
-            table.add_row(
-                model["id"] or model["name"],
-                f"{model['parameters'] / 1e9:.2f} B",
-                f"{model['active_parameters'] / 1e9:.2f} B",
-                f"{model['kv_bytes_per_token']:,.0f}",
-                f"{model['state_bytes']:,.0f}",
-                f"{model['layers']}",
-            )
-        console.print(table)
-    elif "engines" in document:
-        table = _table("engine", "title", "version", "scheduler")
-        for engine in document["engines"]:
-            table.add_row(engine["name"], engine["title"], engine["version"], engine["scheduler"])
-        console.print(table)
-    else:
-        _print_entry(console, document)
-
-
-def _known(value: float | None, dimension: str) -> str:
-    """A quantity, or a dash where no source gives it."""
-    return units.show(value, dimension) if value else "-"
-
-
-def _print_entry(console: Console, document: Mapping[str, Any]) -> None:
-    entry = next(document[key] for key in ("device", "model", "engine") if key in document)
-    if "values" in entry:
-        console.print(Text(f"{entry['name']} ({entry['slug']})", style="bold"))
-        if "num_devices" in entry:
-            console.print(f"{entry['num_devices']} x {entry['device']}; host, storage, power and price of the whole")
-        if entry["note"]:
-            console.print(entry["note"])
-        table = _table("field", "value", "source")
-        table.columns[2].justify, table.columns[2].overflow = "left", "fold"
-        for value in entry["values"]:
-            note = f" ({value['note']})" if value.get("note") else ""
-            table.add_row(value["field"], value["written"], value["source"] + note)
-        console.print(table)
-        for field, values in entry["conflicts"].items():
-            console.print(Text(f"sources disagree on {field}: {'; '.join(values)}", style="yellow"))
-        if entry["unknown"]:
-            console.print(Text(f"no source gives {', '.join(entry['unknown'])}", style="yellow"))
-        if entry["prices"]:
-            table = _table("price of a device, USD/h", "on demand", "spot", "date")
-            for row in entry["prices"]:
-                place = f"{row['provider']}:{row['region']} {row['instance']}"
-                table.add_row(place, row["usd_per_hour"], row["spot_usd_per_hour"] or "-", row["date"])
-            console.print(table)
-        return
-    _print_fields(console, entry, "")
-
-
-def _print_fields(console: Console, fields: Mapping[str, Any], indent: str) -> None:
-    """One line a field, tables and lists of tables indented below their name; what is empty is left out."""
-    for name, value in fields.items():
-        if isinstance(value, Mapping) and value:
-            console.print(f"{indent}{name}:")
-            _print_fields(console, value, f"{indent}  ")
-        elif isinstance(value, list) and value and isinstance(value[0], Mapping):
-            for i, entry in enumerate(value):
-                console.print(f"{indent}{name} {i + 1} of {len(value)}:")
-                _print_fields(console, entry, f"{indent}  ")
-        elif value not in (None, "", [], {}):
-            shown = ", ".join(str(entry) for entry in value) if isinstance(value, list) else value
-            console.print(f"{indent}{name}: {shown}")
