@@ -94,6 +94,16 @@ def count_time(engine: Engine, start_s: float, end_s: float, joules: float, outp
 
 
 @compiled
+def count_arrival(engine: Engine, time_s: float) -> None:
+    """A request comes while a step is under way: it will have waited for the part that is left, not for all of it."""
+    while time_s >= engine.width_s * INTERVALS:
+        coarsen(engine)
+    width = engine.width_s
+    for at in range(int(engine.now / width), int(time_s / width) + 1):
+        engine.series[QUEUE, at] -= min(time_s, (at + 1) * width) - max(engine.now, at * width)
+
+
+@compiled
 def count_event(world: World, engine: Engine) -> None:
     """Writes the step in flight to the trace while there is room."""
     at = engine.events

@@ -14,10 +14,11 @@ from gemmstone.simulate.engine.blocks import (
     steps_per_block,
 )
 from gemmstone.simulate.engine.compiled import compiled
-from gemmstone.simulate.engine.counting import gap_bin
+from gemmstone.simulate.engine.counting import count_arrival, gap_bin
 from gemmstone.simulate.engine.heap import push_coming, push_decoding, push_waiting, remove_decoding
 from gemmstone.simulate.engine.jump import step_length
 from gemmstone.simulate.engine.state import (
+    APPLY,
     COMING,
     DECODING,
     DONE,
@@ -60,6 +61,8 @@ def send(world: World, engine: Engine, request: int, now: float) -> None:
     if engine.end == np.inf:
         engine.end = now
         engine.phase = SCHEDULE
+    elif engine.phase == APPLY:
+        count_arrival(engine, now)
 
 
 @compiled

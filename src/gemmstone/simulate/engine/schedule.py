@@ -113,7 +113,11 @@ def record(world: World, engine: Engine) -> None:
     engine.busy_s += engine.end - engine.now
     engine.done_steps += max(engine.steps, 1)
     engine.prompt_total += engine.prompt_tokens
-    count_time(engine, engine.now, engine.end, joules, float(engine.steps * engine.decodes))
+    given = engine.steps * engine.decodes
+    for at in range(engine.chunks):  # the end of a prompt gives a token, too
+        request = engine.chunk_of[at]
+        given += 1 if world.book[request].computed + engine.chunk_tokens[at] == world.book[request].target else 0
+    count_time(engine, engine.now, engine.end, joules, float(given))
     if world.events.shape[1]:
         count_event(world, engine)
 
