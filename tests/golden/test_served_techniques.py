@@ -8,6 +8,7 @@ import served
 
 from gemmstone.core.errors import NoAnswer
 from gemmstone.graph.techniques.eviction import Eviction
+from gemmstone.graph.techniques.kv_offload import KvOffload
 from gemmstone.graph.techniques.nano_batch import NanoBatch
 from gemmstone.graph.techniques.speculative import Speculative, tokens_per_step
 from gemmstone.simulate.requests import requests, whole
@@ -48,6 +49,21 @@ def test_nano_batches_reach_the_simulator() -> None:
     """NanoFlow (arXiv:2408.12757): overlap pays for large batches; one or two sequences read the weights twice."""
     assert 1.3 <= served.nano_gain(1024, NanoBatch(parts=2)) <= 1.52  # as the schedule of single operations has it
     assert served.nano_gain(2, NanoBatch(parts=2)) < 1.0
+
+
+@pytest.mark.parametrize("compute", ["device", "host"])
+def test_a_cache_in_the_hosts_memory_holds_more_and_is_slower(compute: str) -> None:
+    """On a GH200, whose host has 480 GB: nothing is put back any more, and every step reads over the link or slower memory."""
+    plain, offloaded = (
+        served.replica("llama-3.1-8b", "gh200", *extras, mean_tokens=9000)
+        for extras in ((), (KvOffload(compute=compute),))
+    )
+    assert offloaded.limits.total_blocks > 5 * plain.limits.total_blocks
+    traffic = whole("long", requests(np.zeros(120), 8000, 1000))
+    near, far = (serve([engine], traffic).totals for engine in (plain, offloaded))
+    assert near.completed == far.completed == 120
+    assert near.preemptions > far.preemptions == 0
+    assert far.duration_s > 2 * near.duration_s
 
 
 @pytest.mark.parametrize(("drafts", "accept"), [(1, 0.8), (3, 0.6), (5, 0.8), (7, 0.95), (4, 0.0), (4, 1.0)])
