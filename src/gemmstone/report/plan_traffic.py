@@ -121,8 +121,8 @@ def section(document: Document) -> Html:
 
 def chart(document: Document) -> Figure | None:
     """Latency percentiles of the best against the rate, with the targets and the largest sustained rate; None without."""
-    best = document.get("best")
-    trials = [one for one in (best or {}).get("trials") or () if one["ttft_s"]["p99"] is not None]
+    best: Entry = document.get("best") or {}
+    trials = [one for one in best.get("trials") or () if one["ttft_s"]["p99"] is not None]
     if len(trials) < 2:
         return None
     shape = layout(height=560, hovermode="closest", legend={"orientation": "h", "y": 1.08})
