@@ -119,7 +119,7 @@ def searched(
     if question.rate is not None:
         shown, rest = ranked[: question.top], ranked[question.top :]
         ranked = [hunt.counted(c) for c in shown] + rest
-        nearest = trials.copies(question, nearest, load, economics) if nearest else None
+        nearest = trials.copies(question, nearest, load) if nearest else None
     found = replace(found, ranked=tuple(ranked), nearest=nearest, rejected=rejected, simulated=len(made))
     return question, found, left_out
 
@@ -184,13 +184,13 @@ class _Hunt(NamedTuple):
         found = trials.tried(self.question, candidate, self.load, self.economics)
         if candidate.hardware not in self.open_ended:
             return found
-        tried = trials.copies(self.question, found, self.load, self.economics).tried
-        number = tried.copies if tried else 0
+        like = trials.copies(self.question, found, self.load).tried
+        number = like.copies if like else 0
         if not number:
             return found
         if number != trials.parts(candidate.made):
             candidate = trials.resized(candidate, number, self.economics)
-            found = trials.tried(self.question, candidate, self.load, self.economics)
+            found = trials.tried(self.question, candidate, self.load, self.economics, like)
         assert found.tried is not None
         own = replace(found.tried, open_ended=True, copies=number, copies_devices=trials.devices(candidate.made))
         return found._replace(tried=own)
@@ -198,7 +198,7 @@ class _Hunt(NamedTuple):
     def counted(self, candidate: Candidate) -> Candidate:
         """The candidate with how many of its parts the rate needs."""
         known = candidate.tried is not None and candidate.tried.copies is not None
-        return candidate if known else trials.copies(self.question, candidate, self.load, self.economics)
+        return candidate if known else trials.copies(self.question, candidate, self.load)
 
     def goodness(self, candidate: Candidate) -> float:
         """The objective as a number of which more is better: by the formulas, or of a tried candidate as simulated.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
@@ -57,13 +57,15 @@ class Tried:
 
     shown: the trial whose latencies are told, at the rate asked for or the largest sustained one. max_num_seqs: running
     requests that a rank was allowed. copies: of one replica, or of the pools, that sustain the rate asked for, 0 where no
-    number does, None where nobody asked. open_ended: the number of its devices is what the rate needs. by_formula: the candidate as the formulas have it.
+    number does, None where nobody asked. open_ended: the number of its devices is what the rate needs. by_formula: the candidate as
+    the formulas have it. fleet: its replicas, those of a prefill pool first.
     """
 
     capacity: Sustained
     shown: Trial
     max_num_seqs: int
     by_formula: Candidate
+    fleet: tuple[Replica, ...]
     copies: int | None = None
     copies_devices: int = 0
     open_ended: bool = False
@@ -77,9 +79,17 @@ class Tried:
 Prices = Callable[[Device], Economics]
 
 
-def tried(question: Question, candidate: Candidate, load: Load, economics: Prices) -> Candidate:
-    """The candidate with what simulations of the traffic find, in place of what the formulas say."""
-    fleet, seqs = replicas(candidate.made, load, economics)
+def tried(
+    question: Question, candidate: Candidate, load: Load, economics: Prices, like: Tried | None = None
+) -> Candidate:
+    """The candidate with what simulations of the traffic find, in place of what the formulas say.
+
+    `like`: what was found of the same deployment with another number of equal parts.
+    """
+    if like is None:
+        fleet, seqs = replicas(candidate.made, load, economics)
+    else:
+        fleet, seqs = copied(like, parts(candidate.made)), like.max_num_seqs
     options = scheduled(load.options, candidate.made, load.input_tokens + load.output_tokens)
     if load.offline:
         once = trial(fleet, load.at(0.0, load.requests or 0), 0.0, {}, options)
@@ -91,8 +101,8 @@ def tried(question: Question, candidate: Candidate, load: Load, economics: Price
             fleet, load.at, question.slo, options=options, guess_per_s=guess, requests=load.requests, stay_s=stay_s
         )
     shown = _shown(question, capacity)
-    found = Tried(capacity=capacity, shown=shown, max_num_seqs=seqs, by_formula=candidate)
-    return _answered(candidate, found, load, fleet, economics)
+    found = Tried(capacity=capacity, shown=shown, max_num_seqs=seqs, by_formula=candidate, fleet=tuple(fleet))
+    return _answered(candidate, found, load, economics)
 
 
 def _shown(question: Question, capacity: Sustained) -> Trial:
@@ -125,7 +135,7 @@ def _limited(one: Replica, most: int) -> Replica:
     return replace(one, limits=replace(one.limits, max_num_seqs=seqs))
 
 
-def _answered(candidate: Candidate, found: Tried, load: Load, fleet: list[Replica], economics: Prices) -> Candidate:
+def _answered(candidate: Candidate, found: Tried, load: Load, economics: Prices) -> Candidate:
     """The candidate at the load that was simulated, with the simulation's metrics in its answer."""
     shown = found.shown
     in_flight = max(1.0, shown.rate_per_s * _mean(shown.spreads["e2e_s"]))
@@ -136,7 +146,7 @@ def _answered(candidate: Candidate, found: Tried, load: Load, fleet: list[Replic
     metrics = {**answer.metrics, **_metrics(answer, found, load, candidate.usd_per_hour(economics))}
     answer = replace(answer, metrics=metrics)
     if answer.energy is not None and shown.totals.duration_s > 0:
-        answer = _with_energy(answer, shown, load, fleet, candidate.made, economics)
+        answer = _with_energy(answer, shown, load, found.fleet, candidate.made, economics)
     return candidate._replace(answer=answer, loads=np.array([in_flight]), point=0, tried=found)
 
 
@@ -190,7 +200,7 @@ def _mean(spread: Spread) -> float:
 
 
 def _with_energy(
-    answer: Answer, shown: Trial, load: Load, fleet: list[Replica], made: System | Pools, economics: Prices
+    answer: Answer, shown: Trial, load: Load, fleet: Sequence[Replica], made: System | Pools, economics: Prices
 ) -> Answer:
     """The answer with what the simulated devices drew: bursts, waits and all."""
     tokens_per_s = np.array([shown.rate_per_s * load.output_tokens])
@@ -223,20 +233,24 @@ def parts(made: System | Pools) -> int:
     )
 
 
-def copies(question: Question, candidate: Candidate, load: Load, economics: Prices) -> Candidate:
+def copied(found: Tried, number: int) -> list[Replica]:
+    """The replicas of so many equal parts of a deployment that was tried, those of prefill pools first."""
+    own = parts(found.by_formula.made)
+    ends = ([one for one in found.fleet if one.takes_over is last] for last in (False, True))
+    return [one for end in ends for one in end[: len(end) // own] * number]
+
+
+def copies(question: Question, candidate: Candidate, load: Load) -> Candidate:
     """A tried candidate with how many of its replicas, or smallest sets of pools, the rate that is asked for needs."""
     made, found = candidate.made, candidate.tried
     assert found is not None
     assert question.rate is not None
-    fleet, _ = replicas(made, load, economics)
     own = parts(made)
-    first, second = ([one for one in fleet if one.takes_over is last] for last in (False, True))
-    first, second = first[: len(first) // own], second[: len(second) // own]
     each = found.capacity.rate_per_s / own
     number = 0
     if question.rate <= each * MOST_COPIES:
         number, _ = fewest(
-            lambda count: first * count + second * count,
+            partial(copied, found),
             load.at,
             question.rate,
             question.slo,

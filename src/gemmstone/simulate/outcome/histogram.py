@@ -60,5 +60,5 @@ def percentile_s(counts: Indices, percent: float) -> float:
 
 def mean_s(counts: Indices) -> float:
     """The mean in seconds, NaN of nothing; within ERROR_FRAC of the true one."""
-    total = int(counts.sum())
-    return float(counts @ middle_s(np.arange(len(counts)))) / total if total else float("nan")
+    filled = np.flatnonzero(counts)
+    return float(counts[filled] @ middle_s(filled)) / int(counts.sum()) if len(filled) else float("nan")
