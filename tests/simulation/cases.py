@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from typing import Any
 
@@ -18,7 +18,8 @@ TOKENS = st.integers(1, 60) | st.integers(1, 8)
 class Steps:
     """Seconds of a step: linear in sequences, context, prompt tokens and attention work; context in pieces where it bends.
 
-    Beyond `bend` tokens of mean context a token of it costs `steeper` times as much.
+    Beyond `bend` tokens of mean context a token of it costs `steeper` times as much. Beside prompts context costs `crowded`
+    times as much.
     """
 
     base_s: float
@@ -28,11 +29,14 @@ class Steps:
     per_attended_s: float = 0.0
     bend: float = 0.0
     steeper: float = 1.0
+    crowded: float = 1.0
 
-    def __call__(self, sequences: int, context: int, prompt_tokens: int, attended: float) -> float:
-        seconds = self.base_s + self.per_sequence_s * sequences + self.per_context_s * context
-        if sequences and context / sequences > self.bend:
-            seconds += self.per_context_s * (self.steeper - 1.0) * (context - self.bend * sequences)
+    def __call__(self, sequences: int, context: float, prompt_tokens: int, attended: float) -> float:
+        beyond = max(context - self.bend * sequences, 0.0) if self.steeper > 1.0 else 0.0
+        context_s = self.per_context_s * (context + (self.steeper - 1.0) * beyond)
+        if prompt_tokens:
+            context_s *= self.crowded
+        seconds = self.base_s + self.per_sequence_s * sequences + context_s
         return seconds + self.per_prompt_token_s * prompt_tokens + self.per_attended_s * attended
 
     @property
@@ -50,6 +54,7 @@ class Case:
     engine: dict[str, Any] = field(default_factory=dict)
     in_flight: int = 0
     router: str = "round-robin"
+    front_s: float = 0.0
 
     def engines(self) -> list[Engine]:
         return [Engine(step_s=one, **self.engine) for one in self.steps]
@@ -57,17 +62,17 @@ class Case:
     def reference(self) -> tuple[list[Job], list[Engine]]:
         """What the plain engine makes of it."""
         engines = self.engines()
-        return run(self.asks, Pool(engines, router=ROUTERS[self.router]), in_flight=self.in_flight), engines
+        pool = Pool(engines, router=ROUTERS[self.router])
+        return run(self.asks, pool, in_flight=self.in_flight, front_s=self.front_s), engines
 
     def decided(self, jobs: list[Job], engines: list[Engine]) -> bool:
         """Whether no two moments lie so close that rounding decides which of them comes first."""
         ends = [(start_s + step_s, at) for at, one in enumerate(engines) for start_s, step_s, *_ in one.trace]
         finished = {job.finished_s for job in jobs}
-        front_s = self.engine.get("front_s", 0.0)
         come = [
             (moment, -1)
             for job in jobs
-            for moment in {job.arrival_s, job.arrival_s + front_s}
+            for moment in {job.arrival_s, job.arrival_s + self.front_s}
             if moment not in finished
         ]
         exact = all(one.exact for one in self.steps)
@@ -93,7 +98,9 @@ def steps(draw: st.DrawFn, kind: str) -> Steps:
     )
     if kind == "linear":
         return one
-    return Steps(**(vars(one) | {"bend": draw(st.integers(2, 40)) + 0.3, "steeper": draw(st.integers(2, 5))}))
+    return replace(
+        one, bend=draw(st.integers(2, 40)) + 0.3, steeper=draw(st.integers(2, 5)), crowded=draw(st.integers(1, 3))
+    )
 
 
 @st.composite
@@ -135,7 +142,6 @@ def cases(
         "batching": draw(st.sampled_from(batching)),
         "policy": draw(st.sampled_from(policies)),
         "hash_tokens": hash_tokens,
-        "front_s": draw(st.integers(0, 100)) / (64.0 if kind == "constant" else 61.0) if fronts else 0.0,
     }
     if swapping:
         engine["swap"] = Swap(
@@ -150,7 +156,8 @@ def cases(
     for index in range(draw(st.integers(1, 25))):
         now_s += draw(gaps) * unit_s
         input_tokens = draw(TOKENS)
-        follows = draw(st.integers(-1, index - 1)) if loop == "sessions" else -1
+        follows = draw(st.sampled_from([-1, *range(index)])) if loop == "sessions" else -1
+        follows = -1 if any(one.follows == follows for one in asks) else follows
         asks.append(
             Ask(
                 arrival_s=now_s if follows < 0 else draw(gaps) * unit_s,
@@ -167,4 +174,5 @@ def cases(
         engine=engine,
         in_flight=draw(st.integers(1, 6)) if loop == "closed" else 0,
         router=draw(st.sampled_from(routers)),
+        front_s=draw(st.integers(0, 100)) * unit_s if fronts else 0.0,
     )

@@ -91,7 +91,6 @@ class Engine:
     hash_tokens: int = 0  # 0: no prefix caching
     swap: Swap | None = None
     deadline_s: float = 1.0
-    front_s: float = 0.0
     prompts_only: bool = False  # a prefill pool's engine: it gives the first token and lets go
     waiting: list[Job] = field(default_factory=list)
     running: list[Job] = field(default_factory=list)
@@ -140,11 +139,17 @@ class Engine:
         """Blocks for the tokens of the coming step; hash blocks that it completes become known to others."""
         self.take(job, self.lacking(job, tokens))
         if self.hash_tokens and not job.decoding:
-            for block in self.ids(job)[job.computed // self.hash_tokens : (job.computed + tokens) // self.hash_tokens]:
-                if block not in self.users:
-                    self.users[block] = 1
-                    job.shared.append(block)
-                    job.private -= self.per_hash
+            for block in self.ids(job)[len(job.shared) : (job.computed + tokens) // self.hash_tokens]:
+                job.private -= self.per_hash
+                if block in self.users:  # the second copy of a block is dropped
+                    self.empty += self.per_hash
+                self.use(job, block)
+
+    def use(self, job: Job, block: int) -> None:
+        self.users[block] = self.users.get(block, 0) + 1
+        if block in self.idle_blocks:
+            self.idle_blocks.remove(block)
+        job.shared.append(block)
 
     def release(self, job: Job) -> None:
         self.empty += job.private
@@ -216,6 +221,7 @@ class Engine:
 
     def admit(self, now: float, budget: int) -> None:
         """Waiting jobs in order of their keys, until one does not fit."""
+        reserved = 0  # for tokens of jobs whose KV came back and that decode in this step, if it is one that decodes
         while self.waiting and budget > 0 and len(self.running) < self.max_num_seqs:
             job = min(self.waiting, key=self.key)
             hits = [] if job.elsewhere else self.hits(job)
@@ -223,15 +229,12 @@ class Engine:
             tokens = min(job.prompt - start, budget) if start < job.prompt else 1
             needed = self.blocks(start + tokens) - self.per_hash * sum(block not in self.idle_blocks for block in hits)
             spare = floor(self.watermark_frac * self.total_blocks) if self.running else 0
-            if needed + spare > self.room():
+            if needed + spare + reserved > self.room():
                 return
             self.waiting.remove(job)
             self.running.append(job)
             for block in hits:
-                self.users[block] += 1
-                if block in self.idle_blocks:
-                    self.idle_blocks.remove(block)
-            job.shared = hits
+                self.use(job, block)
             if job.elsewhere == "host" and self.swap:
                 self.moved_s += self.swap.seconds(self.blocks(job.computed))
             job.elsewhere = ""
@@ -240,7 +243,11 @@ class Engine:
             if job.scheduled_s is None:
                 job.scheduled_s = now
                 job.cached_tokens = start
-            self.schedule(job, tokens)
+            if job.decoding and self.batching == "prefill-first":
+                self.take(job, self.lacking(job, 0))
+                reserved += self.lacking(job, 1)
+            else:
+                self.schedule(job, tokens)
             budget -= tokens
 
     def plan_continuous(self, now: float) -> None:
@@ -250,23 +257,23 @@ class Engine:
     def plan_prefill_first(self, now: float) -> None:
         if self.fit(lambda job: not job.decoding):
             self.admit(now, self.budget - sum(tokens for _, tokens, _ in self.work))
-        self.work = [one for one in self.work if one[2]]
         if not self.work:
             self.fit(lambda job: job.decoding)
 
     def plan_static(self, now: float) -> None:
         if not self.running:
-            self.form_batch(now)
+            self.form_batch()
         budget = self.budget
         for job in self.running:
             if not job.decoding and budget:
                 tokens = min(job.prompt - job.computed, budget)
                 self.work.append((job, tokens, True))
+                job.scheduled_s = now if job.scheduled_s is None else job.scheduled_s
                 budget -= tokens
         if not self.work:
             self.work = [(job, 1, False) for job in self.running]
 
-    def form_batch(self, now: float) -> None:
+    def form_batch(self) -> None:
         self.longest = 0
         for job in sorted(self.waiting, key=self.key):
             longest = max(self.longest, job.ask.output_tokens)
@@ -275,7 +282,6 @@ class Engine:
                 break
             self.longest = longest
             self.running.append(job)
-            job.scheduled_s = now
         for job in self.running:
             self.waiting.remove(job)
             self.take(job, self.padded(job, self.longest))

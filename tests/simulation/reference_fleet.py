@@ -29,12 +29,11 @@ class Pool:
     router: Callable[[Pool], int] = round_robin
     turn: int = 0  # the engine after the one chosen last
     outstanding: list[list[Job]] = field(default_factory=list)
-    reaching: list[tuple[float, int, Job, int]] = field(default_factory=list)  # on their way to the scheduler
 
     def __post_init__(self) -> None:
         self.outstanding = [[] for _ in self.engines]
 
-    def accept(self, job: Job, now: float) -> bool:
+    def accept(self, job: Job) -> bool:
         """Sends a job to an engine; False: that one can never hold it."""
         chosen = self.router(self)
         self.turn = chosen + 1
@@ -43,11 +42,11 @@ class Pool:
         if engine.blocks(job.ask.input_tokens + job.ask.output_tokens - 1) > engine.total_blocks:
             return False
         self.outstanding[chosen].append(job)
-        self.reaching.append((now + engine.front_s, job.index, job, chosen))
+        engine.waiting.append(job)
         return True
 
     def next_s(self) -> float:
-        return min([engine.ends_s for engine in self.engines] + [one[0] for one in self.reaching], default=inf)
+        return min(engine.ends_s for engine in self.engines)
 
     def end_steps(self, now: float) -> list[Job]:
         left = []
@@ -57,12 +56,6 @@ class Pool:
                     outstanding.remove(job)
                     left.append(job)
         return left
-
-    def deliver(self, now: float) -> None:
-        for one in sorted(self.reaching, key=lambda one: one[:2]):
-            if one[0] <= now:
-                self.engines[one[3]].waiting.append(one[2])
-                self.reaching.remove(one)
 
     def begin_steps(self, now: float) -> None:
         for engine in self.engines:
@@ -75,10 +68,11 @@ def run(
     pool: Pool,
     *,
     in_flight: int = 0,
+    front_s: float = 0.0,
     decode_pool: Pool | None = None,
     transfer_s: Callable[[int], float] = lambda tokens: 0.0,
 ) -> list[Job]:
-    """Serves all requests; what became of each. With a decode pool, `pool` computes prompts and KV moves in `transfer_s`."""
+    """Serves all requests; what became of each. They come to the router `front_s` after their arrival. With a decode pool, `pool` computes prompts and KV moves in `transfer_s`."""
     jobs = [Job(index, ask, ask.arrival_s, ask.input_tokens) for index, ask in enumerate(asks)]
     followers: dict[int, list[Job]] = {}
     for job in jobs:
@@ -103,7 +97,11 @@ def run(
             coming.append(one)
 
     while True:
-        now = min([one.next_s() for one in pools] + [job.arrival_s for job in coming] + [end_s for end_s, _ in moving])
+        now = min(
+            [one.next_s() for one in pools]
+            + [job.arrival_s + front_s for job in coming]
+            + [end_s for end_s, _ in moving]
+        )
         if now == inf:
             return jobs
         for one in pools:
@@ -112,10 +110,10 @@ def run(
                     moving.append((now + transfer_s(job.computed), job))
                 else:
                     answered(job, now)
-        while arrived := sorted((job for job in coming if job.arrival_s <= now), key=lambda job: job.index):
+        while arrived := sorted((job for job in coming if job.arrival_s + front_s <= now), key=lambda job: job.index):
             for job in arrived:
                 coming.remove(job)
-                if not pool.accept(job, now):
+                if not pool.accept(job):
                     job.rejected = True
                     answered(job, now)
         for end_s, job in sorted(moving, key=lambda one: one[1].index):
@@ -123,7 +121,6 @@ def run(
                 moving.remove((end_s, job))
                 job.elsewhere = "link"
                 assert decode_pool is not None
-                decode_pool.accept(job, now)
+                decode_pool.accept(job)
         for one in pools:
-            one.deliver(now)
             one.begin_steps(now)

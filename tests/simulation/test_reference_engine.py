@@ -206,7 +206,7 @@ def test_replicas_take_turns_or_the_least_loaded_takes_it():
 
 
 def test_requests_take_their_time_to_the_scheduler():
-    (job,) = serve(engine(front_s=0.25), ask(0.5, 1, 1))
+    (job,) = serve(engine(), ask(0.5, 1, 1), front_s=0.25)
     assert (job.arrival_s, *times(job)) == (0.5, 0.75, 1.75, 1.75)
 
 

@@ -1,0 +1,89 @@
+"""Jumping over uneventful steps changes nothing: the simulator agrees with the plain one that takes every step."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from cases import Case, cases
+from fast import both
+from hypothesis import HealthCheck, assume, given, settings
+
+SLOW = [HealthCheck.too_slow, HealthCheck.filter_too_much, HealthCheck.data_too_large]
+CLOSE = 1e-9
+
+
+def same(case: Case) -> None:
+    """Both simulators give every request the same times, preemptions and cached tokens."""
+    jobs, engines = case.reference()
+    assume(case.decided(jobs, engines))
+    totals, found = both(case)
+    if any(job.ask.follows >= 0 for job in jobs):
+        jobs = sorted(jobs, key=lambda job: (job.arrival_s, job.index))  # in order of arrival
+
+    def expected(name: str) -> np.ndarray:
+        return np.array([getattr(job, name) for job in jobs], dtype=float)
+
+    for name in ("arrival_s", "scheduled_s", "first_token_s", "finished_s"):
+        np.testing.assert_allclose(getattr(found, name), expected(name), rtol=CLOSE, atol=1e-12, err_msg=name)
+    for name in ("preemptions", "cached_tokens", "replica"):
+        np.testing.assert_array_equal(getattr(found, name), expected(name), err_msg=name)
+    assert totals.steps == sum(len(engine.trace) for engine in engines)
+    assert totals.rejected == sum(job.rejected for job in jobs)
+    assert totals.preemptions == sum(job.preemptions for job in jobs)
+
+
+def agrees_on(examples: int, **how) -> None:
+    """So many random cases of some features."""
+
+    @given(cases(**how))
+    @settings(max_examples=examples, deadline=None, suppress_health_check=SLOW)
+    def check(case: Case) -> None:
+        same(case)
+
+    check()
+
+
+FEATURES: dict[str, dict] = {
+    "prefill-first": {"batching": ("prefill-first",)},
+    "static": {"batching": ("static",)},
+    "policies": {"policies": ("priority", "shortest", "deadline")},
+    "watermark": {"watermark": True},
+    "prefix caching": {"caching": True},
+    "swapping": {"swapping": True},
+    "closed loop": {"loop": "closed"},
+    "sessions": {"loop": "sessions"},
+    "way to the scheduler": {"fronts": True},
+    "replicas": {"replicas": 3},
+    "least work": {"replicas": 3, "routers": ("least-work",)},
+}
+
+
+def test_continuous_batching_with_chunked_prompts_and_preemption_is_exact():
+    agrees_on(150)
+
+
+@pytest.mark.parametrize("feature", FEATURES)
+def test_each_feature_is_exact(feature):
+    agrees_on(40, **FEATURES[feature])
+
+
+@pytest.mark.parametrize("feature", FEATURES)
+def test_features_are_exact_in_pairs(feature):
+    for other in list(FEATURES)[list(FEATURES).index(feature) + 1 :]:
+        if not set(FEATURES[feature]) & set(FEATURES[other]):
+            agrees_on(12, **FEATURES[feature], **FEATURES[other])
+
+
+def test_all_that_goes_together_is_exact():
+    agrees_on(
+        60,
+        batching=("continuous", "prefill-first"),
+        policies=("fcfs", "priority", "shortest"),
+        watermark=True,
+        caching=True,
+        swapping=True,
+        loop="sessions",
+        fronts=True,
+        replicas=2,
+        routers=("round-robin", "least-work"),
+    )
