@@ -37,8 +37,10 @@ BATCH_TOKENS, BATCH_SEQUENCES, MIXED = 2048, 512, 1.1
 TAIL_S = {"a100": 0.008, "h100": 0.005}  # of a layer-wise transfer, figure 14
 TARGETS = {"ttft": (2.0, 3.0, 6.0), "tbt": (1.25, 1.5, 5.0), "e2e": (1.25, 1.5, 5.0)}  # slowdowns, P50, P90, P99
 QUANTILES = (0.5, 0.9, 0.99)
-SPAN_S, MEAN_CONTEXT = 120.0, 1200.0
+SPAN_S, MEAN_CONTEXT = 60.0, 1200.0
 RESOLUTION = 0.02  # of rates
+CONVERSATION, CODE = "azure-conversation", "azure-code"
+PROMPTS_PER_S = {CONVERSATION: 2.8, CODE: 1.6}  # about what an A100 machine computes: where a search begins
 
 
 class Times(NamedTuple):
@@ -109,12 +111,13 @@ def splitwise(times: Callable[[str], Times], prompt: int, token: int, gpu: str =
     return [first] * prompt + [Replica(table=steps(times, gpu), limits=limits(), takes_over=True)] * token
 
 
-def slowdowns(times: Callable[[str], Times], replicas: list[Replica], rate_per_s: float) -> dict[str, Array]:
-    """P50, P90 and P99 of each latency over that of an idle A100 machine, conversations at that rate."""
+def slowdowns(
+    times: Callable[[str], Times], replicas: list[Replica], rate_per_s: float, lengths: str = CONVERSATION
+) -> dict[str, Array]:
+    """P50, P90 and P99 of each latency over that of an idle A100 machine, requests of those lengths at that rate."""
     rows: list[Served] = []
-    traffic = named(
-        "poisson", lengths="azure-conversation", rate_per_s=rate_per_s, requests=int(SPAN_S * rate_per_s), seed=1
-    )
+    requests = int(SPAN_S * rate_per_s)
+    traffic = named("poisson", lengths=lengths, rate_per_s=rate_per_s, requests=requests, seed=1)
     serve(replicas, traffic, Options(router="shortest-queue"), rows.append)
     found = Served(*(np.concatenate(column) for column in zip(*rows, strict=True)))
     token_s, prompt_s = times("a100")
@@ -128,38 +131,41 @@ def slowdowns(times: Callable[[str], Times], replicas: list[Replica], rate_per_s
     return {name: np.quantile(np.nan_to_num(values, nan=np.inf), QUANTILES) for name, values in measured.items()}
 
 
-def holds(times: Callable[[str], Times], replicas: list[Replica], rate_per_s: float) -> bool:
+def holds(times: Callable[[str], Times], replicas: list[Replica], rate_per_s: float, lengths: str) -> bool:
     """Whether all nine targets are kept."""
-    found = slowdowns(times, replicas, rate_per_s)
+    found = slowdowns(times, replicas, rate_per_s, lengths)
     return all(bool((found[name] <= np.array(most)).all()) for name, most in TARGETS.items())
 
 
-def sustained(times: Callable[[str], Times], replicas: list[Replica], about: float) -> float:
+def sustained(times: Callable[[str], Times], replicas: list[Replica], about: float, lengths: str) -> float:
     """The largest rate within the targets, requests/s, to within 2%; about: where to begin."""
     low, high = about * 0.9, about * 1.1
-    while not holds(times, replicas, low):
+    while not holds(times, replicas, low, lengths):
         low, high = low * 0.8, low
-    while holds(times, replicas, high):
+    while holds(times, replicas, high, lengths):
         low, high = high, high * 1.25
     while high / low > 1.0 + RESOLUTION:
         middle = (low * high) ** 0.5
-        low, high = (middle, high) if holds(times, replicas, middle) else (low, middle)
+        low, high = (middle, high) if holds(times, replicas, middle, lengths) else (low, middle)
     return low
 
 
 @cache
-def gain(times: Callable[[str], Times], prompt: int, token: int, gpu: str, machines: int) -> float:
+def gain(
+    times: Callable[[str], Times], prompt: int, token: int, gpu: str, machines: int, lengths: str = CONVERSATION
+) -> float:
     """Splitwise-AA with so many prompt and token machines over so many machines that do both."""
-    return split_rate(times, prompt, token) / base_rate(times, gpu, machines)
+    return split_rate(times, prompt, token, lengths) / base_rate(times, gpu, machines, lengths)
 
 
 @cache
-def split_rate(times: Callable[[str], Times], prompt: int, token: int) -> float:
-    """Requests/s of Splitwise-AA. A prompt machine computes about three conversations' prompts a second."""
-    return sustained(times, splitwise(times, prompt, token), 2.8 * prompt)
+def split_rate(times: Callable[[str], Times], prompt: int, token: int, lengths: str = CONVERSATION) -> float:
+    """Requests/s of Splitwise-AA."""
+    return sustained(times, splitwise(times, prompt, token), PROMPTS_PER_S[lengths] * prompt, lengths)
 
 
 @cache
-def base_rate(times: Callable[[str], Times], gpu: str, machines: int) -> float:
+def base_rate(times: Callable[[str], Times], gpu: str, machines: int, lengths: str = CONVERSATION) -> float:
     """Requests/s of machines that do both."""
-    return sustained(times, baseline(times, gpu, machines), {"a100": 0.7, "h100": 3.0}[gpu] * machines)
+    about = {"a100": 0.25, "h100": 1.0}[gpu] * PROMPTS_PER_S[lengths] * machines
+    return sustained(times, baseline(times, gpu, machines), about, lengths)
