@@ -23,7 +23,7 @@ from gemmstone.plan.question import OBJECTIVES, Question, Sent, of_means
 from gemmstone.plan.search import Found, counted, name_of, search, simplicity
 from gemmstone.plan.traffic_document import misses
 from gemmstone.plan.trials import Load, Prices
-from gemmstone.simulate.capacity import GROWING, TURNED_AWAY, enough
+from gemmstone.simulate.capacity import GROWING, LEAST_STAYS, TURNED_AWAY, enough
 from gemmstone.simulate.requests import Traffic
 from gemmstone.simulate.routers import ROUTERS
 from gemmstone.simulate.serving import Options
@@ -98,6 +98,7 @@ def searched(
     economics: Prices,
     budget_usd_per_hour: float | None,
     progress: Progress = lambda done, total: None,
+    say: Callable[[str], None] = lambda line: None,
 ) -> tuple[Question, Found, list[str]]:
     """The question with its hardware counted, what was found on its traffic, and why devices fell out."""
     asked, left_out = sized(_by_formula(question, load), economics, budget_usd_per_hour)
@@ -120,8 +121,20 @@ def searched(
         shown, rest = ranked[: question.top], ranked[question.top :]
         ranked = [hunt.counted(c) for c in shown] + rest
         nearest = trials.copies(question, nearest, load) if nearest else None
+    for candidate in ranked[:1]:
+        _too_short(candidate, load, say)
     found = replace(found, ranked=tuple(ranked), nearest=nearest, rejected=rejected, simulated=len(made))
     return question, found, left_out
+
+
+def _too_short(candidate: Candidate, load: Load, say: Callable[[str], None]) -> None:
+    """Warns of trials that ended before they could tell what lasts."""
+    best = candidate.tried.capacity.best if candidate.tried else None
+    if best is not None and not load.offline and best.stays < LEAST_STAYS:
+        say(
+            f"{best.requests:,} requests come within {best.requests / best.rate_per_s:.3g} s and each stays about "
+            f"{best.spreads['e2e_s'].mean_s:.3g} s: too few to tell what is sustained; leave --requests out, or give more"
+        )
 
 
 def _by_formula(question: Question, load: Load) -> Question:

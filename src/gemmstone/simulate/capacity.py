@@ -30,6 +30,7 @@ LEAST_REQUESTS = 2_000
 MOST_REQUESTS = 200_000
 BEYOND = 100  # requests beyond the percentile asked for: their number, and so the percentile, is known to 10%
 STAYS = 20.0  # times that a request takes, for which requests come at least
+LEAST_STAYS = 4.0  # below which a trial says more of how it began than of what lasts
 GROWTH_FRAC = 0.03  # seconds that requests may take longer per second of simulated time: an overload of as much
 SIGMAS = 3.0  # by which growth has to exceed its own noise
 LOST_FRAC = 0.01  # of the requests that may be turned away
@@ -67,6 +68,12 @@ class Trial:
     def totals(self) -> Totals:
         """Sums of the simulation."""
         return self.run.totals
+
+    @property
+    def stays(self) -> float:
+        """How many times as long as a request stays requests come."""
+        stay_s = self.spreads["e2e_s"].mean_s if self.spreads["e2e_s"].count else 0.0
+        return self.requests / self.rate_per_s / stay_s if self.rate_per_s > 0 and stay_s > 0 else math.inf
 
     @property
     def served_per_s(self) -> float:
