@@ -39,7 +39,8 @@ class Pool:
         self.turn = chosen + 1
         job.replica = chosen
         engine = self.engines[chosen]
-        if engine.blocks(job.ask.input_tokens + job.ask.output_tokens - 1) > engine.total_blocks:
+        longest = job.ask.input_tokens + (0 if engine.prompts_only else job.ask.output_tokens - 1)
+        if engine.blocks(longest) > engine.total_blocks:
             return False
         self.outstanding[chosen].append(job)
         engine.waiting.append(job)
@@ -121,6 +122,8 @@ def run(
                 moving.remove((end_s, job))
                 job.elsewhere = "link"
                 assert decode_pool is not None
-                decode_pool.accept(job)
+                if not decode_pool.accept(job):
+                    job.rejected = True
+                    answered(job, now)
         for one in pools:
             one.begin_steps(now)

@@ -2,14 +2,31 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from cases import Case, cases
-from fast import both
+from fast import both, options_of, replicas_of, served, traffic_of
 from hypothesis import HealthCheck, assume, given, settings
+from hypothesis import strategies as st
+from reference_fleet import Job, Pool, run
+
+from gemmstone.simulate.replica import Handing
+from gemmstone.simulate.requests import Served
 
 SLOW = [HealthCheck.too_slow, HealthCheck.filter_too_much, HealthCheck.data_too_large]
 CLOSE = 1e-9
+
+
+def agree(found: Served, jobs: list[Job], counts: tuple[str, ...]) -> None:
+    def expected(name: str) -> np.ndarray:
+        return np.array([getattr(job, name) for job in jobs], dtype=float)
+
+    for name in ("arrival_s", "scheduled_s", "first_token_s", "finished_s"):
+        np.testing.assert_allclose(getattr(found, name), expected(name), rtol=CLOSE, atol=1e-12, err_msg=name)
+    for name in counts:
+        np.testing.assert_array_equal(getattr(found, name), expected(name), err_msg=name)
 
 
 def same(case: Case) -> None:
@@ -20,16 +37,35 @@ def same(case: Case) -> None:
     if any(job.ask.follows >= 0 for job in jobs):
         jobs = sorted(jobs, key=lambda job: (job.arrival_s, job.index))  # in order of arrival
 
-    def expected(name: str) -> np.ndarray:
-        return np.array([getattr(job, name) for job in jobs], dtype=float)
-
-    for name in ("arrival_s", "scheduled_s", "first_token_s", "finished_s"):
-        np.testing.assert_allclose(getattr(found, name), expected(name), rtol=CLOSE, atol=1e-12, err_msg=name)
-    for name in ("preemptions", "cached_tokens", "replica"):
-        np.testing.assert_array_equal(getattr(found, name), expected(name), err_msg=name)
+    agree(found, jobs, ("preemptions", "cached_tokens", "replica"))
     assert totals.steps == sum(len(engine.trace) for engine in engines)
     assert totals.rejected == sum(job.rejected for job in jobs)
     assert totals.preemptions == sum(job.preemptions for job in jobs)
+
+
+@given(
+    cases(kinds=("linear", "bent"), watermark=True, replicas=2),
+    cases(kinds=("linear", "bent"), replicas=2),
+    st.integers(0, 50),
+)
+@settings(max_examples=60, deadline=None, suppress_health_check=SLOW)
+def test_pools_for_prompts_and_for_answers_are_exact(case: Case, other: Case, pace: int):
+    limits = {"engine": case.engine | {"total_blocks": other.engine["total_blocks"] * other.engine["block_size"]}}
+    decode = replace(case, steps=other.steps, **limits)
+    prefill, decoding = [[*one.engines()] for one in (case, decode)]
+    for engine in prefill:
+        engine.prompts_only = True
+    latency_s, token_s = 0.013 * pace, 0.0017 * pace
+    jobs = run(
+        case.asks, Pool(prefill), decode_pool=Pool(decoding), transfer_s=lambda tokens: latency_s + tokens * token_s
+    )
+    assume(case.decided(jobs, [*prefill, *decoding]))
+    handing = Handing(latency_s=latency_s, token_s=token_s)
+    replicas = [replace(one, handing=handing) for one in replicas_of(case)]
+    replicas += [replace(one, takes_over=True) for one in replicas_of(decode)]
+    totals, found = served(replicas, traffic_of(case), options_of(case))
+    agree(found, jobs, ("preemptions",))
+    assert totals.completed == sum(job.finished_s is not None for job in jobs)
 
 
 def agrees_on(examples: int, **how) -> None:

@@ -93,7 +93,8 @@ ENGINE = np.dtype(
         (
             "blocked",
             np.int64,
-        ),  # WAITS: the first waiting one cannot start before something ends, or what it hits is evicted
+        ),  # WAITS: the first waiting one cannot start before something ends, or its hits are evicted
+        ("turn", np.int64),  # of the router of the pool that this engine is the first of
         (
             "batch",
             np.int64,
@@ -184,7 +185,6 @@ CLOCK = np.dtype(
         ("coming", np.int64),  # requests that will be sent because of what happened
         ("unsent", np.int64),  # next one of a closed loop; -1 in an open one
         ("known", np.int64),  # requests in the book
-        ("turn", np.int64),  # of the router
         ("held", np.int64),  # requests that no engine has
         ("retries", np.int64),  # times that a request was sent again
     ]

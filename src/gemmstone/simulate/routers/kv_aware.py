@@ -19,7 +19,7 @@ def kv_aware(world: World, first: int, last: int, request: int) -> int:
     book = world.book
     found, least = NONE, 0.0
     count = last - first
-    turn = world.clock[0].turn % count
+    turn = world.engines[first].turn % count
     book[request].target = book[request].input_tokens
     for step in range(count):
         r = first + (turn + step) % count
@@ -30,5 +30,5 @@ def kv_aware(world: World, first: int, last: int, request: int) -> int:
         cost = (OVERLAP_WEIGHT * (book[request].input_tokens - cached) + engine.outstanding_tokens) * engine.token_s
         if found == NONE or cost < least:
             found, least = r, cost
-    world.clock[0].turn = (found - first + 1) if found != NONE else world.clock[0].turn
+    world.engines[first].turn = (found - first + 1) if found != NONE else world.engines[first].turn
     return found

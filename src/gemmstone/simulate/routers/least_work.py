@@ -18,12 +18,12 @@ def least_work(world: World, first: int, last: int) -> int:
     """The engine with the least; of equals the first one after the last choice, so that idle ones take turns."""
     found, least = NONE, 0.0
     count = last - first
-    turn = world.clock[0].turn % count
+    turn = world.engines[first].turn % count
     for step in range(count):
         r = first + (turn + step) % count
         if world.engines[r].up:
             load = work(world, r)
             if found == NONE or load < least:
                 found, least = r, load
-    world.clock[0].turn = (found - first + 1) if found != NONE else world.clock[0].turn
+    world.engines[first].turn = (found - first + 1) if found != NONE else world.engines[first].turn
     return found

@@ -10,8 +10,8 @@ from gemmstone.simulate.engine.state import NONE, World
 def round_robin(world: World, first: int, last: int) -> int:
     """The next engine that is up."""
     for _ in range(last - first):
-        r = first + world.clock[0].turn % (last - first)
-        world.clock[0].turn += 1
+        r = first + world.engines[first].turn % (last - first)
+        world.engines[first].turn += 1
         if world.engines[r].up:
             return int(r)
     return NONE

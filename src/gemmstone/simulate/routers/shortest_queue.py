@@ -16,7 +16,7 @@ def shortest_queue(world: World, first: int, last: int) -> int:
     """The engine with the fewest requests that do not decode yet; of equals the one with the least work, then the next."""
     found, shortest, least = NONE, 0, 0.0
     count = last - first
-    turn = world.clock[0].turn % count
+    turn = world.engines[first].turn % count
     for step in range(count):
         r = first + (turn + step) % count
         engine = world.engines[r]
@@ -24,5 +24,5 @@ def shortest_queue(world: World, first: int, last: int) -> int:
             queue, load = int(engine.outstanding - engine.sequences), work(world, r)
             if found == NONE or queue < shortest or (queue == shortest and load < least):
                 found, shortest, least = r, queue, load
-    world.clock[0].turn = (found - first + 1) if found != NONE else world.clock[0].turn
+    world.engines[first].turn = (found - first + 1) if found != NONE else world.engines[first].turn
     return found
