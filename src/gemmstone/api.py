@@ -180,7 +180,9 @@ def plan(
         from gemmstone.plan import on_traffic  # lazy: a simulator is compiled
 
         question, load = on_traffic.prepared(question, said.append)
-        question, found, left_out = on_traffic.searched(question, load, money.economics, budget_usd_per_hour, progress)
+        question, found, left_out = on_traffic.searched(
+            question, load, money.economics, budget_usd_per_hour, progress, said.append
+        )
     else:
         question, left_out = sized(question, money.economics, budget_usd_per_hour)
         found = search(question, money.economics)
