@@ -53,6 +53,7 @@ __all__ = [
     "predict_cases",
     "simulate",
     "suggest_measurements",
+    "sweep",
     "traffic",
     "training_energy",
     "validate",
@@ -248,6 +249,38 @@ def simulate(
     )
     answer, notes = simulated(asked, money.economics, progress)
     return {**_head("simulate", notes), **answer}
+
+
+def sweep(
+    points: Sequence[Mapping[str, Any]],
+    *,
+    executor: str = "local",
+    address: str | None = None,
+    workers: int = 0,
+    results: str | None = None,
+    progress: Callable[[int, int], None] = lambda done, total: None,
+) -> list[dict[str, Any]]:
+    """The documents of many simulations, in the order of the points, from all cores or a Ray cluster.
+
+    A point is what `simulate` takes, its traffic and changes as the arguments of `traffic` and `changes`. One without an
+    answer has `error` and `exit_code` instead. See simulate.sweeps.executors.
+    """
+    from gemmstone.simulate.sweeps.executors import sweep as swept  # lazy: other verbs do without
+    from gemmstone.simulate.sweeps.points import Point
+
+    asked = [Point(function="gemmstone.api:_simulated", asked=dict(point)) for point in points]
+    found = swept(asked, executor=executor, address=address, workers=workers, results=results, progress=progress)
+    return [
+        {"error": one.error, "exit_code": one.exit_code} if one.document is None else dict(one.document)
+        for one in found
+    ]
+
+
+def _simulated(point: Mapping[str, Any]) -> dict[str, Any]:
+    """The answer to one point of a sweep."""
+    asked = dict(point)
+    sent, changing = traffic(**asked.pop("traffic")), changes(**asked.pop("changes", {}))
+    return simulate(traffic=sent, changes=changing, **asked)
 
 
 def changes(**asked: Any) -> Changes | None:

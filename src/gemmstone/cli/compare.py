@@ -37,6 +37,19 @@ def command(
             VARY, help="An option of the verb and its values, as weights=bf16,fp8; repeatable: all combinations."
         ),
     ] = None,
+    executor: Annotated[
+        str | None, typer.Option(help="Where answers are computed: local processes, or ray.", show_default=False)
+    ] = None,
+    address: opt.ADDRESS = None,
+    workers: Annotated[int, typer.Option(help="Answers at a time.", show_default="one a core")] = 0,
+    results: Annotated[
+        str | None,
+        typer.Option(
+            metavar="FILE",
+            help="Keep answers here as they come; started again, only the others are asked.",
+            show_default=False,
+        ),
+    ] = None,
     baseline: Annotated[int, typer.Option(help="Number of the row the others are compared with.")] = 1,
     report: Annotated[str | None, typer.Option(help="Write a self-contained HTML page here.")] = None,
     json_: opt.JSON = False,
@@ -53,7 +66,12 @@ def command(
 
         verb, arguments = _verb(words, verbs)
         asked = variants(verb, verbs[verb], arguments, vary or [])
-        subjects, failures = _answers(context.parent, verbs[verb], verb, asked)
+        if executor or address or workers or results or _takes_long(verbs[verb]):
+            subjects, failures = _swept(
+                verb, asked, executor=executor or "local", address=address, workers=workers, results=results
+            )
+        else:
+            subjects, failures = _answers(context.parent, verbs[verb], verb, asked)
         varied = [dict(variant.values) for variant in asked]
     else:
         subjects = _files(words)
@@ -135,6 +153,31 @@ def _answers(parent: Any, command: Any, verb: str, asked: Sequence[Variant]) -> 
             subjects.append(failed(variant.name, one_line(usage(error))))
             failures[i] = 2
     return subjects, failures
+
+
+def _takes_long(command: Any) -> bool:
+    """Whether a verb has executors of its own: then it is worth a process."""
+    return any("--executor" in parameter.opts for parameter in command.params)
+
+
+def _swept(
+    verb: str, asked: Sequence[Variant], *, executor: str, address: str | None, workers: int, results: str | None
+) -> tuple[list[Subject], dict[int, int]]:
+    """The same from many processes or machines at once."""
+    from gemmstone.cli.answers import FUNCTION
+    from gemmstone.cli.progress import Progress
+    from gemmstone.compare.subjects import failed, subject
+    from gemmstone.simulate.sweeps.executors import sweep
+    from gemmstone.simulate.sweeps.points import Point
+
+    points = [Point(function=FUNCTION, asked=(verb, *variant.arguments), name=variant.name) for variant in asked]
+    with Progress(f"{verb} in {len(points)} variants", "answers") as progress:
+        found = sweep(points, executor=executor, address=address, workers=workers, results=results, progress=progress)
+    subjects = [
+        failed(point.name, one_line(one.error)) if one.document is None else subject(point.name, one.document)
+        for point, one in zip(points, found, strict=True)
+    ]
+    return subjects, {at: one.exit_code for at, one in enumerate(found) if one.document is None}
 
 
 def _answer(parent: Any, command: Any, verb: str, variant: Variant) -> Subject:

@@ -78,5 +78,10 @@ FIDELITY = Annotated[
         help="limit (datasheet bound), calibrated (fitted physics), learned (corrected) or measured (interpolated)."
     ),
 ]
+EXECUTOR = Annotated[str, typer.Option(help="Where it is computed: local, or ray.")]
+ADDRESS = Annotated[
+    str | None,
+    typer.Option(metavar="HOST:PORT", help="Of the Ray cluster.", show_default="RAY_ADDRESS, or one started here"),
+]
 REPORT = Annotated[str | None, typer.Option(help="Write a self-contained HTML page here.")]
 JSON = Annotated[bool, typer.Option("--json", help="Print one JSON document and nothing else.")]

@@ -19,7 +19,7 @@ from gemmstone.core.lookup import unknown
 MOST_VARIANTS = 128
 DEFAULT = "default"
 SWITCH = {"yes": True, "true": True, "on": True, "no": False, "false": False, "off": False, DEFAULT: False}
-NOT_VARIED = ("json", "report", "help")  # they say where an answer goes, not what is asked
+NOT_VARIED = ("json", "report", "help", "executor", "address")  # where an answer comes from or goes, not what is asked
 
 
 @dataclass(frozen=True, kw_only=True)
