@@ -147,3 +147,12 @@ def test_everything_at_once_is_no_growing_queue() -> None:
     found = trial([ONE_BY_ONE] * 2, once, 0.0, {}, Options())
     assert found.sustained
     assert found.served_per_s == pytest.approx(2 / SERVICE_S)
+
+
+def test_a_trial_that_is_interrupted_judges_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    def stopped(*known: object, **named_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("gemmstone.simulate.serving.Simulation.finish", stopped)
+    with pytest.raises(KeyboardInterrupt):
+        sustained([ONE_BY_ONE], prompts(), {"ttft": 1.0}, requests=100)

@@ -24,7 +24,7 @@ from gemmstone.simulate.outcome.summary import Summary
 from gemmstone.simulate.outcome.totals import Totals
 from gemmstone.simulate.replica import Replica
 from gemmstone.simulate.requests import Served, Traffic
-from gemmstone.simulate.serving import Options, Run, serve
+from gemmstone.simulate.serving import LAST_RING, Options, Run, serve
 
 LEAST_REQUESTS = 2_000
 MOST_REQUESTS = 200_000
@@ -103,7 +103,10 @@ class Sustained:
 def trial(
     replicas: Sequence[Replica], traffic: Traffic, rate_per_s: float, slo: Mapping[str, float], options: Options
 ) -> Trial:
-    """Serves the traffic and says whether its rate is sustained. Raises BadRequest for traffic without a rate."""
+    """Serves the traffic and says whether its rate is sustained. Raises BadRequest for traffic without a rate.
+
+    Interrupted, it does not judge what has happened so far, but stops.
+    """
     if traffic.in_flight:
         raise BadRequest(
             "a closed loop sends as fast as it is answered and has no rate to find: give open traffic, as poisson, or use simulate"
@@ -116,6 +119,10 @@ def trial(
 
     run = serve(replicas, traffic, options, sink)
     totals = run.totals
+    if (
+        totals.partial and traffic.count <= LAST_RING
+    ):  # nothing that can be held at once is too much: somebody stopped it
+        raise KeyboardInterrupt
     spreads = {**summary.spreads(), "itl_s": of_counts(totals.itl_counts)}
     missed = [name for name, found in objectives.verdicts(slo, spreads).items() if found["met"] is False]
     if totals.rejected > LOST_FRAC * max(totals.submitted, 1):
