@@ -72,7 +72,7 @@ class Job:
 KEYS: dict[str, Callable[[Job], tuple[float, ...]]] = {
     "fcfs": lambda job: (job.arrival_s, job.index),
     "priority": lambda job: (job.ask.priority, job.arrival_s, job.index),
-    "shortest": lambda job: (job.ask.output_tokens, job.arrival_s, job.index),
+    "shortest": lambda job: (job.ask.output_tokens, job.index),
 }
 
 
@@ -176,7 +176,7 @@ class Engine:
 
     def key(self, job: Job) -> tuple[float, ...]:
         if self.policy == "deadline":  # of the first token; each unit of priority puts it off by one target
-            return (job.arrival_s + self.deadline_s * (1 + job.ask.priority), job.arrival_s, job.index)
+            return (job.arrival_s + self.deadline_s * (1 + job.ask.priority), job.index)
         return KEYS[self.policy](job)
 
     def preempt(self) -> None:

@@ -288,7 +288,7 @@ def admit(world: World, engine: Engine, now: float, budget: int, needed: int) ->
     """Waiting requests start in their order while budget, places and blocks last."""
     book = world.book
     size = engine.block_size
-    blocked = WAITS
+    blocked, reserved = WAITS, 0
     while engine.waiting and budget > 0 and engine.sequences + engine.chunks < engine.most_sequences:
         if engine.partial != NONE:  # it did not fit into this step, so neither does another
             break
@@ -319,8 +319,13 @@ def admit(world: World, engine: Engine, now: float, budget: int, needed: int) ->
             budget -= tokens
         else:
             begin_decoding(world, engine, request)
-            needed += more
+            if engine.batching == CONTINUOUS:  # what it evicts is gone before the next one looks for it
+                take_blocks(world, engine, more)
+                reserved += more
+            else:
+                needed += more
             budget -= 1
+    engine.free += reserved
     engine.blocked = blocked if engine.waiting else 0
 
 
