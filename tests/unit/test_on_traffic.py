@@ -186,6 +186,18 @@ class TestOthers:
         resized = trials.resized(best.tried.by_formula, 3 * trials.parts(best.made), PRICES)
         assert trials.devices(resized.made) == 3 * trials.devices(best.made)
 
+    def test_requests_are_held_back_where_that_keeps_tokens_in_time(self, monkeypatch: pytest.MonkeyPatch):
+        """A tight tail of times between tokens and a loose one of first tokens: waiting serves more than sharing a step."""
+        tight = asked(slo={"ttft_p99": 3.0, "tpot_p99": 0.009}, top=1, sent=Sent(requests=2000, output_tokens=64))
+        held = found(tight)[1].ranked[0]
+        monkeypatch.setattr(on_traffic, "LEADERS", 0)
+        free = found(tight)[1].ranked[0]
+        assert held.tried is not None
+        assert free.tried is not None
+        assert rate_of(held) > 1.02 * rate_of(free)
+        assert held.seqs_per_rank < free.seqs_per_rank
+        assert max(one.limits.max_num_seqs for one in held.tried.fleet) <= held.seqs_per_rank
+
     def test_offline_is_throughput(self):
         sent = Sent(name="mlperf-offline", requests=400, input_tokens=128, output_tokens=32)
         _, result, _ = found(asked(slo={}, sent=sent, top=1))

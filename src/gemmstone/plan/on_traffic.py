@@ -31,6 +31,7 @@ from gemmstone.simulate.traffic.asked import Asked
 from gemmstone.simulate.traffic.scaled import is_offline, scaled
 
 MOST_SIMULATED = 24
+LEADERS = 3  # for which it is tried to run fewer requests at once
 MARGIN = 1.25  # beyond the largest share of the formulas' promise seen so far, that a deployment is still given
 SLACK = 1.1  # by which a steady load may miss a rate or a target and still be simulated
 MOST_HITS = 0.95  # of the prompts, for the formulas
@@ -109,7 +110,7 @@ def searched(
     question = replace(question, hardware=asked.hardware)
     hunt = _Hunt(question, load, economics, open_ended)
     queue = sorted(found.ranked, key=lambda candidate: -hunt.goodness(candidate))
-    made = hunt.simulated(queue or [c for c in (found.nearest,) if c], progress)
+    made = hunt.improved(hunt.simulated(queue or [c for c in (found.nearest,) if c], progress))
     ranked = hunt.ranked([c for c in made if hunt.sustains(c)])
     refused = [Refusal(hunt.why(c), name_of(c)) for c in made if not hunt.sustains(c)] if queue else []
     refused += [Refusal(NOT_TRIED, name_of(c)) for c in queue[len(made) :]]
@@ -192,6 +193,16 @@ class _Hunt(NamedTuple):
                 share = max(share, self.goodness(found) / self.goodness(candidate))
         return made
 
+    def improved(self, made: list[Candidate]) -> list[Candidate]:
+        """The tried candidates, with the leading ones holding requests back where that serves the targets."""
+        leading = self.ranked([c for c in made if self.sustains(c)]) or sorted(made, key=lambda c: -_rate(c))
+        better = {
+            id(c): trials.held_back(self.question, c, self.load, self.economics)
+            for c in leading[:LEADERS]
+            if not (c.tried and c.tried.open_ended)
+        }
+        return [better.get(id(c), c) for c in made]
+
     def _tried(self, candidate: Candidate) -> Candidate:
         """The candidate on the traffic; where its number of devices was left open, with the fewest that sustain the rate."""
         found = trials.tried(self.question, candidate, self.load, self.economics)
@@ -256,6 +267,12 @@ class _Hunt(NamedTuple):
             return NOT_SUSTAINED
         missed = candidate.tried.shown.missed[0]
         return missed if missed in (GROWING, TURNED_AWAY) else f"{missed} over its target at any rate"
+
+
+def _rate(candidate: Candidate) -> float:
+    """The rate that a tried candidate sustains."""
+    assert candidate.tried is not None
+    return candidate.tried.capacity.rate_per_s
 
 
 def _nearest(question: Question, made: Sequence[Candidate]) -> Candidate | None:

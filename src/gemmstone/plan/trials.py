@@ -18,7 +18,7 @@ from gemmstone.plan.candidate import Candidate
 from gemmstone.plan.question import Question
 from gemmstone.predict.economics import Economics, spent
 from gemmstone.simulate import workers
-from gemmstone.simulate.capacity import Sustained, TrafficOf, Trial, fewest, sustained, trial
+from gemmstone.simulate.capacity import TOLERANCE_FRAC, Sustained, TrafficOf, Trial, fewest, sustained, trial
 from gemmstone.simulate.metrics import Answer, Metric
 from gemmstone.simulate.outcome.spread import Spread
 from gemmstone.simulate.pool_metrics import respond
@@ -29,6 +29,11 @@ from gemmstone.simulate.simulation import drawn, scheduled
 from gemmstone.simulate.system import System, assemble
 
 MOST_COPIES = 1024
+ROOMS = (
+    1.5,
+    1.25,
+    1.0,
+)  # places for running requests that are tried, of the mean number that run at the sustained rate
 # metric of the formulas whose relative band a simulated one takes
 BANDS = {"ttft": "ttft_s", "tpot": "tpot_s", "itl": "tpot_s", "e2e": "e2e_s"}
 
@@ -80,16 +85,24 @@ Prices = Callable[[Device], Economics]
 
 
 def tried(
-    question: Question, candidate: Candidate, load: Load, economics: Prices, like: Tried | None = None
+    question: Question,
+    candidate: Candidate,
+    load: Load,
+    economics: Prices,
+    like: Tried | None = None,
+    most_seqs: int | None = None,
 ) -> Candidate:
     """The candidate with what simulations of the traffic find, in place of what the formulas say.
 
-    `like`: what was found of the same deployment with another number of equal parts.
+    `like`: what was found of the same deployment with another number of equal parts, or more running requests a rank than
+    `most_seqs`.
     """
     if like is None:
         fleet, seqs = replicas(candidate.made, load, economics)
     else:
         fleet, seqs = copied(like, parts(candidate.made)), like.max_num_seqs
+    if most_seqs is not None:
+        fleet, seqs = _limited(fleet, candidate.made, most_seqs), most_seqs
     options = scheduled(load.options, candidate.made, load.input_tokens + load.output_tokens)
     if load.offline:
         once = trial(fleet, load.at(0.0, load.requests or 0), 0.0, {}, options)
@@ -123,16 +136,51 @@ def replicas(made: System | Pools, load: Load, economics: Prices) -> tuple[list[
     run = holder.deployment
     held = holder.memory.sequences(load.input_tokens + load.output_tokens)
     seqs = int(max(1.0, min(held, loads.MOST_IN_FLIGHT, float(run.max_num_seqs or math.inf))))
-    most = -(-seqs * run.attention_dp // run.pipeline_parallel)
-    if load.hit_frac:  # prefixes are known one by one
-        fleet = [replace(one, hit_frac=0.0) for one in fleet]
-    limited = {id(one): _limited(one, most) for one in fleet if one.takes_over or not isinstance(made, Pools)}
-    return [limited.get(id(one), one) for one in fleet], seqs
+    return _limited(fleet, made, seqs), seqs
 
 
-def _limited(one: Replica, most: int) -> Replica:
-    seqs = min(one.limits.max_num_seqs, max(most, 1))
-    return replace(one, limits=replace(one.limits, max_num_seqs=seqs))
+def _limited(fleet: Sequence[Replica], made: System | Pools, seqs: int) -> list[Replica]:
+    """The replicas with at most so many running requests a rank; those of a prefill pool as they are."""
+    run = (made.decode if isinstance(made, Pools) else made).deployment
+    most = max(-(-seqs * run.attention_dp // run.pipeline_parallel), 1)
+    limits = {
+        id(one): replace(one, limits=replace(one.limits, max_num_seqs=min(one.limits.max_num_seqs, most)))
+        for one in fleet
+        if one.takes_over or not isinstance(made, Pools)
+    }
+    return [limits.get(id(one), one) for one in fleet]
+
+
+def held_back(question: Question, candidate: Candidate, load: Load, economics: Prices) -> Candidate:
+    """A tried candidate with fewer running requests a rank, where it sustains more so.
+
+    Where times between tokens are what is missed first, requests do better to wait for a place than to slow down others.
+    """
+    best, found = candidate, candidate.tried
+    assert found is not None
+    shown = found.capacity.best
+    if load.offline or shown is None or not _tokens_come_late(found.capacity):
+        return candidate
+    running = shown.rate_per_s * (shown.spreads["e2e_s"].mean_s - shown.spreads["queue_s"].mean_s)
+    for room in ROOMS:
+        seqs = max(1, math.ceil(room * running / loads.ranks(candidate.made)))
+        if seqs >= found.max_num_seqs:
+            continue
+        again = tried(question, found.by_formula, load, economics, found, seqs)
+        assert best.tried is not None
+        assert again.tried is not None
+        if again.tried.capacity.rate_per_s > best.tried.capacity.rate_per_s * (1.0 + TOLERANCE_FRAC):
+            best = again
+        elif best is not candidate:
+            break  # from here on it is too few
+    return best
+
+
+def _tokens_come_late(capacity: Sustained) -> bool:
+    """Whether times between tokens are all that the slowest trial beyond the sustained rate misses."""
+    beyond = [one for one in capacity.trials if not one.sustained]
+    first = min(beyond, key=lambda one: one.rate_per_s, default=None)
+    return first is not None and all(name.startswith(("tpot", "itl")) for name in first.missed)
 
 
 def _answered(candidate: Candidate, found: Tried, load: Load, economics: Prices) -> Candidate:
