@@ -42,6 +42,10 @@ def cluster() -> Iterator[str]:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
+    unlocked = pytest.MonkeyPatch()
+    unlocked.setenv(
+        "RAY_AUTH_MODE", "disabled"
+    )  # whatever tokens this machine has: the cluster is of these tests alone
     folder = tempfile.mkdtemp(prefix="ray-", dir="/tmp")  # its sockets want a short path
     arguments = [
         *("start", "--head", "--block", f"--port={port}", "--num-cpus=2", "--include-dashboard=false"),
@@ -67,6 +71,7 @@ def cluster() -> Iterator[str]:
         head.terminate()
         head.wait(30.0)
         shutil.rmtree(folder, ignore_errors=True)
+        unlocked.undo()
 
 
 @pytest.fixture(params=["local", pytest.param("ray", marks=pytest.mark.slow)])
@@ -223,6 +228,16 @@ def test_one_simulation_can_run_elsewhere(where):
     )
     assert json.loads(done.stdout) == answer((*SMALL, "--no-prefix-caching"))
     assert done.stderr == ""
+
+
+@pytest.mark.slow
+def test_without_an_address_a_cluster_is_started_here_and_ended():
+    pytest.importorskip("ray")
+    bare = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
+    done = subprocess.run(
+        [GEMMSTONE, *SMALL, "--executor=ray", "--json"], capture_output=True, text=True, check=True, env=bare
+    )
+    assert json.loads(done.stdout) == answer(SMALL)
 
 
 @pytest.mark.slow

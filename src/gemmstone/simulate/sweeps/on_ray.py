@@ -6,23 +6,29 @@ This package has to be installed on every machine, in the same version; files th
 from __future__ import annotations
 
 import os
+import secrets
+import signal
 import socket
+import subprocess
 import sys
 import threading
+import time
 from collections import deque
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, redirect_stdout
+from contextlib import ExitStack, contextmanager, redirect_stdout
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 from gemmstone.core.errors import BadRequest, MissingBackend, NoAnswer
-from gemmstone.simulate.sweeps.local import MOST_ATTEMPTS, died
+from gemmstone.simulate.sweeps.local import MOST_ATTEMPTS, cores, died
 from gemmstone.simulate.sweeps.points import Point, answered
 
 PATIENCE_S = 12.0  # until a cluster that does not answer counts as unreachable
 START_S = 60.0  # until one that is started here counts as dead
 PROBE_S = 3.0
 WAIT_S = 1.0
-HERE = "local"  # an address: a cluster of this machine, started for the sweep and ended with it
+STOP_S = 20.0
 
 
 def run(points: Sequence[Point], *, address: str | None = None, workers: int = 0) -> Iterator[tuple[int, str]]:
@@ -31,11 +37,20 @@ def run(points: Sequence[Point], *, address: str | None = None, workers: int = 0
     Raises MissingBackend without ray, BadRequest where the cluster cannot be reached, NoAnswer for a point that no process
     survives.
     """
+    address = address or os.environ.get("RAY_ADDRESS")
+    if address is None:
+        _own_token()
     ray = _ray()
     mine = not ray.is_initialized()
-    if mine:
-        with _quiet():
-            _connect(ray, address)
+    with ExitStack() as ended:
+        if mine:
+            with _quiet():
+                _connect(ray, address or ended.enter_context(_here()))
+            ended.callback(ray.shutdown)
+        yield from _answers(ray, points, workers)
+
+
+def _answers(ray: Any, points: Sequence[Point], workers: int) -> Iterator[tuple[int, str]]:
     try:
         task = ray.remote(answered).options(max_retries=MOST_ATTEMPTS - 1, num_cpus=1)
         waiting = deque(range(len(points)))
@@ -59,9 +74,6 @@ def run(points: Sequence[Point], *, address: str | None = None, workers: int = 0
                 yield at, text
     except ray.exceptions.RayError as error:
         raise NoAnswer(f"the Ray cluster was lost on the way: {' '.join(str(error).split())[:300]}") from None
-    finally:
-        if mine:
-            ray.shutdown()
 
 
 def _ray() -> Any:
@@ -72,12 +84,52 @@ def _ray() -> Any:
     return ray
 
 
-def _connect(ray: Any, address: str | None) -> None:
-    """Joins the cluster at an address or at RAY_ADDRESS; without either one is started on this machine.
+def _own_token() -> None:
+    """A cluster that is started here listens to this process alone: Ray reads the token when it is imported."""
+    if "RAY_AUTH_MODE" not in os.environ and "ray" not in sys.modules:
+        os.environ.update(RAY_AUTH_MODE="token", RAY_AUTH_TOKEN=secrets.token_hex(32))
+
+
+@contextmanager
+def _here() -> Iterator[str]:
+    """The address of a cluster that is started on this machine, and ended."""
+    with socket.socket() as free, TemporaryDirectory(prefix="ray-", ignore_cleanup_errors=True) as folder:
+        free.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{free.getsockname()[1]}"
+        free.close()
+        said = Path(folder, "start.log")
+        with said.open("wb") as file:
+            head = subprocess.Popen(
+                [
+                    *(sys.executable, "-m", "ray.scripts.scripts", "start", "--head", "--block"),
+                    *(f"--port={address.rpartition(':')[2]}", f"--temp-dir={folder}", f"--num-cpus={cores()}"),
+                    *("--node-ip-address=127.0.0.1", "--include-dashboard=false", "--disable-usage-stats"),
+                ],
+                stdout=file,
+                stderr=file,
+                env={**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)},
+                start_new_session=True,
+            )
+        try:
+            patience_s = time.monotonic() + START_S
+            while b"Ray runtime started" not in said.read_bytes():
+                if head.poll() is not None or time.monotonic() > patience_s:
+                    raise NoAnswer("Ray does not start on this machine: ray start --head says why")
+                time.sleep(0.1)
+            yield address
+        finally:
+            head.terminate()
+            try:
+                head.wait(STOP_S)
+            except subprocess.TimeoutExpired:
+                os.killpg(head.pid, signal.SIGKILL)
+
+
+def _connect(ray: Any, address: str) -> None:
+    """Joins the cluster at an address.
 
     Ray waits for minutes for a cluster that is not there, so its door is tried first.
     """
-    address = address or os.environ.get("RAY_ADDRESS") or HERE
     host, port = _place(address)
     if port:
         try:
@@ -88,17 +140,15 @@ def _connect(ray: Any, address: str | None) -> None:
 
     def join() -> None:
         try:
-            started = {"include_dashboard": False} if address == HERE else {}
-            ray.init(address=address, log_to_driver=False, logging_level="ERROR", **started)
+            ray.init(address=address, log_to_driver=False, logging_level="ERROR")
         except BaseException as error:
             failure.append(error)
 
-    patience_s = START_S if address == HERE else PATIENCE_S
     joining = threading.Thread(target=join, daemon=True)
     joining.start()
-    joining.join(patience_s)
+    joining.join(PATIENCE_S)
     if joining.is_alive():
-        raise _unreachable(address, f"no answer in {patience_s:g} s")
+        raise _unreachable(address, f"no answer in {PATIENCE_S:g} s")
     if failure:
         raise _unreachable(address, " ".join(str(failure[0]).split())[:200])
 
@@ -120,7 +170,7 @@ def _quiet() -> Iterator[None]:
 
 def _place(address: str) -> tuple[str, int]:
     """Host and port of an address; port 0 where it names none."""
-    if address in ("auto", HERE):
+    if address == "auto":
         return "", 0
     host, colon, port = address.removeprefix("ray://").rpartition(":")
     if not colon or not host or not port.isdecimal() or not 0 < int(port[:6]) < 65536:
