@@ -197,3 +197,14 @@ def test_requests_longer_than_memory_are_rejected_and_the_others_served():
     assert np.isfinite(found.finished_s).tolist() == [True, False, False]
     assert np.isnan(found.scheduled_s[1:]).all()
     assert found.preemptions.tolist() == [0, 0, 0]
+
+
+def test_several_requests_may_follow_one_answer():
+    """A conversation that forks: both ways go on when the answer is there, each after its pause."""
+    forked = requests(np.array([0.0, 2.0, 5.0, 1.0]), 10, 4, follows=[-1, 0, 0, 1])
+    found: list[Served] = []
+    run = serving.serve([machine()], whole("fork", forked), Options(), found.append)
+    sent, ended = found[-1].arrival_s, found[-1].finished_s
+    assert run.totals.completed == 4
+    assert sent[0] == 0.0
+    assert sent[1:] == pytest.approx([ended[0] + 2.0, ended[1] + 1.0, ended[0] + 5.0])

@@ -16,7 +16,7 @@ from gemmstone.simulate.requests import Integers, Requests, Served
 
 COLUMNS = ("input_tokens", "output_tokens", "priority", "client")
 UNKNOWN = ("scheduled_s", "first_token_s", "finished_s")
-LINKS = ("child", "sibling", "next_place", "next_turn")
+LINKS = ("child", "sibling", "next_place", "next_turn", "same_turn")
 
 
 class Book:
@@ -83,7 +83,12 @@ class Book:
         """Who follows whom, for traffic that is in the ring as a whole."""
         rows = self.world.book
         later = np.flatnonzero(chunk.follows >= 0)
-        rows["next_turn"][chunk.follows[later]] = later
+        later = later[np.argsort(chunk.follows[later], kind="stable")]
+        before = chunk.follows[later]
+        same = before[1:] == before[:-1]  # of several that follow the same answer each leads to the next
+        rows["same_turn"][later[:-1][same]] = later[1:][same]
+        first = np.concatenate([np.ones(min(len(later), 1), dtype=bool), ~same])
+        rows["next_turn"][before[first]] = later[first]
         rows["pause_s"][later] = chunk.arrival_s[later]
         rows["arrival_s"][later] = np.nan
 

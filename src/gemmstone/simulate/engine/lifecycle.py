@@ -70,10 +70,11 @@ def followed(world: World, request: int, now: float) -> None:
     """Somebody waited for the answer: the next turn of the conversation will be sent, or the next of a closed loop."""
     book, clock = world.book, world.clock[0]
     following = book[request].next_turn
-    if following >= 0:
+    while following >= 0:
         book[following].state = COMING
         push_coming(world, now + book[following].pause_s + clock.front_s, following)
-    elif 0 <= clock.unsent < clock.known:
+        following = book[following].same_turn
+    if 0 <= clock.unsent < clock.known:
         following = clock.unsent
         clock.unsent += 1
         book[following].state = COMING

@@ -8,49 +8,16 @@ until a request ends or memory does; an arrival cuts it short (`cut`).
 
 from __future__ import annotations
 
-import numpy as np
-
-from gemmstone.simulate.engine.blocks import (
-    blocks_of,
-    needed_blocks,
-    new_blocks_for_hits,
-    prefix_hits,
-    share_prompt,
-    steps_that_fit,
-    take_blocks,
-    take_hits,
-)
+from gemmstone.simulate.engine.admission import admit, next_chunk, take_chunk
+from gemmstone.simulate.engine.blocks import needed_blocks, steps_that_fit, take_blocks
 from gemmstone.simulate.engine.compiled import compiled, inlined
 from gemmstone.simulate.engine.counting import count_event, count_gaps, count_time
-from gemmstone.simulate.engine.heap import pop_waiting, push_waiting
+from gemmstone.simulate.engine.epochs import change_epoch
 from gemmstone.simulate.engine.jump import steps_until, stretch
-from gemmstone.simulate.engine.lifecycle import (
-    begin_decoding,
-    copy_s,
-    end,
-    last_running,
-    leave_batch,
-    prompt_done,
-    put_back,
-)
-from gemmstone.simulate.engine.state import (
-    APPLY,
-    CONTINUOUS,
-    NEVER,
-    NONE,
-    PROMPT,
-    SCHEDULE,
-    STATIC,
-    WAITS,
-    WAITS_WITH_HITS,
-    Engine,
-    World,
-)
-from gemmstone.simulate.policies import key
+from gemmstone.simulate.engine.lifecycle import end, last_running, leave_batch, prompt_done, put_back
+from gemmstone.simulate.engine.state import APPLY, CONTINUOUS, NEVER, SCHEDULE, STATIC, WAITS_WITH_HITS, Engine, World
+from gemmstone.simulate.engine.static_batches import end_of_batch, static_step
 from gemmstone.simulate.step_tables import JOULES, SECONDS, beside_value, prompt_value
-
-LONGEST_STRETCH = 1 << 40
-MOST_ROUNDS = 64  # of putting back and admitting at an epoch
 
 
 @compiled
@@ -152,9 +119,8 @@ def mixed_step(world: World, engine: Engine, now: float) -> None:
         budget = max(0, engine.budget - engine.sequences)
         needed = needed_blocks(world, engine, 1) if engine.sequences else 0
         chunk, chunk_blocks = next_chunk(world, engine, budget)
-    take_blocks(
-        world, engine, needed
-    )  # what decoding evicts is gone before prompts look for it; it is taken in `apply`
+    # What decoding evicts is gone before prompts look for it; the blocks are taken in `apply`.
+    take_blocks(world, engine, needed)
     if chunk:
         budget -= chunk
         take_chunk(world, engine, engine.partial, chunk, chunk_blocks)
@@ -191,167 +157,6 @@ def prompts_alone(world: World, engine: Engine, now: float) -> None:
             put = True  # so that who was put back can come in again after this step, as far as there is room
         engine.decodes = engine.sequences
         engine.steps = 1 if put else uneventful(world, engine)
-
-
-@inlined
-def static_step(world: World, engine: Engine, now: float) -> None:
-    """A batch at a time: its prompts in steps of their own, then its tokens until the longest answer is there."""
-    if engine.sequences == 0 and engine.partial == NONE and engine.batch == NONE:
-        form_batch(world, engine)
-    budget, size = engine.budget, engine.block_size
-    chunk, chunk_blocks = next_chunk(world, engine, budget)
-    if chunk:
-        budget -= chunk
-        take_chunk(world, engine, engine.partial, chunk, chunk_blocks)
-    while engine.batch != NONE and budget > 0:
-        request = int(engine.batch)
-        engine.batch = world.book[request].next_place
-        tokens = min(int(world.book[request].target), budget)
-        start_prompt(world, engine, request, 0, now)
-        take_chunk(world, engine, request, tokens, blocks_of(tokens, size))
-        budget -= tokens
-    engine.decodes, engine.steps = 0, 0
-    if engine.chunks == 0 and engine.sequences:
-        for place in range(engine.sequences):
-            world.book[engine.heap[place]].finish = engine.clock + engine.longest - 1
-        engine.decodes = engine.sequences
-        engine.steps = engine.longest - 1
-
-
-@compiled
-def form_batch(world: World, engine: Engine) -> None:
-    """The next batch: who waits, in order, while places last and blocks for all as long as the longest of them."""
-    book, size, last = world.book, engine.block_size, NONE
-    count, longest = 0, 0
-    while engine.waiting and count < engine.most_sequences:
-        candidate = int(engine.queue)
-        grown = max(longest, int(book[candidate].output_tokens))
-        blocks = blocks_of(int(book[candidate].input_tokens) + grown - 1, size)
-        member = int(engine.batch)
-        while member != NONE:
-            blocks += blocks_of(int(book[member].input_tokens) + grown - 1, size)
-            member = int(book[member].next_place)
-        if blocks > engine.total_blocks and count:
-            break
-        pop_waiting(world, engine)
-        book[candidate].next_place = NONE
-        if last == NONE:
-            engine.batch = candidate
-        else:
-            book[last].next_place = candidate
-        last, longest, count = candidate, grown, count + 1
-    engine.longest = longest
-
-
-@compiled
-def end_of_batch(world: World, engine: Engine, now: float) -> None:
-    """A static batch of answers of one token ends with its last prompt."""
-    if engine.longest == 1 and engine.batch == NONE and engine.partial == NONE:
-        while engine.sequences:
-            request = int(engine.heap[0])
-            end(world, engine, request, leave_batch(world, engine, request), now)
-
-
-@compiled
-def next_chunk(world: World, engine: Engine, budget: int) -> tuple[int, int]:
-    """Tokens that the partly computed prompt takes of a budget, and the blocks they need."""
-    book = world.book
-    request = engine.partial
-    if request == NONE:
-        return 0, 0
-    done = int(book[request].computed)
-    tokens = min(book[request].target - done, budget)
-    size = engine.block_size
-    return int(tokens), int(blocks_of(done + tokens, size) - blocks_of(done, size))
-
-
-@compiled
-def take_chunk(world: World, engine: Engine, request: int, tokens: int, blocks: int) -> None:
-    """Part of a prompt, or the whole, goes into the step."""
-    book = world.book
-    take_blocks(world, engine, blocks)
-    done = int(book[request].computed)
-    engine.chunk_of[engine.chunks] = request
-    engine.chunk_tokens[engine.chunks] = tokens
-    engine.chunks += 1
-    engine.prompts += 1
-    engine.prompt_tokens += tokens
-    engine.attended += tokens * (done + tokens / 2.0)
-    if engine.tiers:
-        share_prompt(world, engine, request, done + tokens)
-    if request == engine.partial:
-        engine.partial = NONE
-
-
-@compiled
-def admit(world: World, engine: Engine, now: float, budget: int, needed: int) -> None:
-    """Waiting requests start in their order while budget, places and blocks last."""
-    book = world.book
-    size = engine.block_size
-    blocked, reserved = WAITS, 0
-    while engine.waiting and budget > 0 and engine.sequences + engine.chunks < engine.most_sequences:
-        if engine.partial != NONE:  # it did not fit into this step, so neither does another
-            break
-        request = int(engine.queue)
-        target, ready = int(book[request].target), int(book[request].ready)
-        kept_free = engine.watermark if engine.sequences + engine.chunks else 0
-        hits = prefix_hits(world, engine, request) if engine.tiers and ready == 0 else 0
-        found = ready if ready else hits * engine.hash_tokens
-        if engine.hit_frac > 0.0 and found == 0:
-            found = min(int(engine.hit_frac * book[request].input_tokens), target - 1)
-        tokens = min(target - found, budget)
-        blocks = blocks_of(found + tokens, size) - blocks_of(hits * engine.hash_tokens, size)
-        reused = new_blocks_for_hits(world, engine, request, hits) if hits else 0
-        more = 1 if tokens == 0 and target % size == 0 else 0  # for the token that it decodes at once
-        if blocks + reused + more + needed + kept_free > engine.free:
-            blocked = WAITS_WITH_HITS if hits else WAITS
-            break
-        pop_waiting(world, engine)
-        if ready:
-            take_copies(world, engine, request, blocks_of(ready, size))
-        if hits:
-            take_hits(world, engine, request, hits)
-        if not ready:
-            engine.cached_total += found
-        start_prompt(world, engine, request, found, now)
-        if tokens:
-            take_chunk(world, engine, request, tokens, blocks - blocks_of(ready, size))
-            budget -= tokens
-        else:
-            begin_decoding(world, engine, request)
-            if engine.batching == CONTINUOUS:  # what it evicts is gone before the next one looks for it
-                take_blocks(world, engine, more)
-                reserved += more
-            else:
-                needed += more
-            budget -= 1
-    engine.free += reserved
-    engine.blocked = blocked if engine.waiting else 0
-
-
-@inlined
-def start_prompt(world: World, engine: Engine, request: int, found: int, now: float) -> None:
-    """A waiting request runs, the first `found` tokens of its prompt from a cache."""
-    book = world.book
-    book[request].state = PROMPT
-    book[request].computed = found
-    if np.isnan(book[request].scheduled_s):
-        book[request].scheduled_s = now
-        book[request].cached_tokens = found if book[request].generated == 0 else 0
-    engine.virtual_s = max(engine.virtual_s, book[request].key)
-
-
-@compiled
-def take_copies(world: World, engine: Engine, request: int, blocks: int) -> None:
-    """What a request computed before, here or elsewhere, is copied into the cache."""
-    book = world.book
-    take_blocks(world, engine, blocks)
-    if book[request].kept:
-        engine.transfer_s += copy_s(world, engine, blocks)
-        if not engine.swap_keep:
-            engine.host_blocks += book[request].kept
-            book[request].kept = 0
-    book[request].ready = 0
 
 
 @compiled
@@ -426,47 +231,3 @@ def cut(world: World, engine: Engine, time_s: float) -> None:
         engine.steps = steps
         seconds = stretch(table, engine.decodes, context, steps, SECONDS)
         engine.end = engine.now + (seconds + steps * extra_s)
-
-
-@compiled
-def change_epoch(world: World, engine: Engine, now: float) -> None:
-    """All requests of an engine get new keys, and those in front take the places of those behind."""
-    book = world.book
-    while engine.next_epoch <= engine.done_steps:
-        engine.next_epoch += engine.epoch_steps
-    epoch = engine.next_epoch // engine.epoch_steps
-    for place in range(engine.sequences):
-        request = engine.heap[place]
-        book[request].key = key(world, engine, request, epoch)
-    if engine.partial != NONE:
-        book[engine.partial].key = key(world, engine, engine.partial, epoch)
-    waiting = NONE
-    while engine.waiting:
-        request = pop_waiting(world, engine)
-        book[request].next_place = waiting
-        waiting = request
-    while waiting != NONE:
-        following = int(book[waiting].next_place)
-        book[waiting].key = key(world, engine, waiting, epoch)
-        push_waiting(world, engine, waiting)
-        waiting = following
-    for _ in range(MOST_ROUNDS):
-        if engine.waiting == 0 or engine.sequences == 0:
-            break
-        first, last = int(engine.queue), last_running(world, engine)
-        if book[first].key >= book[last].key or fits_now(world, engine, first):
-            break
-        put_back(world, engine, last)
-    engine.blocked = 0
-
-
-@compiled
-def fits_now(world: World, engine: Engine, request: int) -> bool:
-    """Whether a waiting request could start beside those that run."""
-    book = world.book
-    if engine.sequences >= engine.most_sequences:
-        return False
-    needed = needed_blocks(world, engine, 1) if engine.sequences else 0
-    target = int(book[request].target)
-    tokens = target if book[request].ready else min(target, engine.budget)
-    return bool(blocks_of(tokens, engine.block_size) + needed + engine.watermark <= engine.free)

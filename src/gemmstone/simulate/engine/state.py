@@ -139,7 +139,8 @@ REQUEST = np.dtype(
         ("finished_s", np.float64),
         ("pause_s", np.float64),
         ("last_token_s", np.float64),  # before it was put back
-        ("next_turn", np.int64),  # place in the book of the request that follows this one
+        ("next_turn", np.int64),  # place in the book of the first request that follows this one
+        ("same_turn", np.int64),  # of the next one that follows the same answer as this
         ("hash_start", np.int64),
         ("hash_end", np.int64),
         ("joined", np.int64),  # engine's clock when it began to decode
