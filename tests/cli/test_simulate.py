@@ -47,6 +47,18 @@ def test_latencies_of_a_light_load_are_those_that_predict_says(gemmstone):
         assert simulated[name]["mean"] == pytest.approx(predicted["metrics"][name]["value"], rel=0.1), name
 
 
+@pytest.mark.parametrize("engine", ["sglang", "trtllm"])
+def test_a_long_answer_does_not_delay_its_first_token(gemmstone, engine):
+    """Only the prompt is tokenised before a request is scheduled."""
+    asked = (
+        *("llama-3.1-8b", "--on", "h100-sxm", "--engine", engine, "--rate", "4", "--input", "100", "--output", "1000"),
+        "--json",
+    )
+    simulated = gemmstone("simulate", *asked, "--requests", "300").document["metrics"]["ttft_s"]["mean"]
+    predicted = gemmstone("predict", *asked).document["metrics"]["ttft_s"]["value"]
+    assert simulated == pytest.approx(predicted, rel=0.1)
+
+
 def test_same_seed_same_answer_and_another_seed_another(gemmstone):
     one, again, other = (
         gemmstone("simulate", *SMALL, "--seed", seed, "--json").document["metrics"] for seed in ("1", "1", "2")

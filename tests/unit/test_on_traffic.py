@@ -146,7 +146,7 @@ class TestRate:
         number = trials.parts(best.made)
         assert best.tried.copies == number >= 2
         assert best.tried.copies_devices == trials.devices(best.made)
-        options = scheduled(load.options, best.made, load.input_tokens + load.output_tokens)
+        options = scheduled(load.options, best.made, load.input_tokens)
         for copies, enough in ((number, True), (number - 1, False)):
             assert (
                 trial(trials.copied(best.tried, copies), load.at(150.0, 400), 150.0, question.slo, options).sustained

@@ -103,7 +103,7 @@ def tried(
         fleet, seqs = copied(like, parts(candidate.made)), like.max_num_seqs
     if most_seqs is not None:
         fleet, seqs = _limited(fleet, candidate.made, most_seqs), most_seqs
-    options = scheduled(load.options, candidate.made, load.input_tokens + load.output_tokens)
+    options = scheduled(load.options, candidate.made, load.input_tokens)
     if load.offline:
         once = trial(fleet, load.at(0.0, load.requests or 0), 0.0, {}, options)
         capacity = Sustained(rate_per_s=once.served_per_s, trials=(replace(once, rate_per_s=once.served_per_s),))
@@ -302,7 +302,7 @@ def copies(question: Question, candidate: Candidate, load: Load) -> Candidate:
             load.at,
             question.rate,
             question.slo,
-            options=scheduled(load.options, made, load.input_tokens + load.output_tokens),
+            options=scheduled(load.options, made, load.input_tokens),
             guess=math.ceil(question.rate / each),
             most=MOST_COPIES,
             requests=load.requests or found.capacity.trials[0].requests,

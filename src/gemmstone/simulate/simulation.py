@@ -88,6 +88,12 @@ def lengths_of(traffic: Traffic) -> tuple[float, float]:
     return float(tokens.mean()), max(float(tokens.max()), LEAST_LONGEST)
 
 
+def mean_prompt(traffic: Traffic) -> float:
+    """Mean tokens of a prompt in the first chunk of the traffic."""
+    first = next(iter(traffic.chunks()), None)
+    return float(first.input_tokens.mean()) if first is not None and len(first.arrival_s) else LEAST_LONGEST
+
+
 def fleet_of(asked: Asked, system: System | Pools, economics: Economics) -> list[Replica]:
     """All replicas of a simulation."""
     mean, longest = lengths_of(asked.traffic)
@@ -105,15 +111,16 @@ def fleet_of(asked: Asked, system: System | Pools, economics: Economics) -> list
 
 def options_of(asked: Asked, system: System | Pools) -> Options:
     """How this simulation schedules: as the engine does, unless asked otherwise."""
-    return scheduled(asked.options, system, lengths_of(asked.traffic)[0], asked.batching)
+    return scheduled(asked.options, system, mean_prompt(asked.traffic), asked.batching)
 
 
-def scheduled(options: Options, system: System | Pools, mean_tokens: float, batching: str = "") -> Options:
-    """Options of the system's engine: its batching where none is named, and its time in front of the scheduler."""
+def scheduled(options: Options, system: System | Pools, prompt_tokens: float, batching: str = "") -> Options:
+    """Options of the system's engine: its batching where none is named, and the seconds before its scheduler, where a prompt of
+    prompt_tokens is tokenised."""
     serving = kinds(system)[-1]
     host = serving.timer.host
     batching = batching or ("prefill-first" if serving.engine.scheduler == "prefill-first" else "continuous")
-    return replace(options, batching=batching, front_s=host.request_s + host.prompt_token_s * mean_tokens)
+    return replace(options, batching=batching, front_s=host.request_s + host.prompt_token_s * prompt_tokens)
 
 
 def simulate(
