@@ -142,7 +142,7 @@ def replicas(made: System | Pools, load: Load, economics: Prices) -> tuple[list[
 def _limited(fleet: Sequence[Replica], made: System | Pools, seqs: int) -> list[Replica]:
     """The replicas with at most so many running requests a rank; those of a prefill pool as they are."""
     run = (made.decode if isinstance(made, Pools) else made).deployment
-    most = max(-(-seqs * run.attention_dp // run.pipeline_parallel), 1)
+    most = max(seqs * run.attention_dp, 1)
     limits = {
         id(one): replace(one, limits=replace(one.limits, max_num_seqs=min(one.limits.max_num_seqs, most)))
         for one in fleet

@@ -123,7 +123,9 @@ def step_s(table: StepTable, sequences: int, context_sum: float, prompt_tokens: 
 def compile_steps(timer: Timer, most_sequences: int, most_prompt_tokens: int, longest: float) -> StepTable:
     """The table of a replica, up to so many sequences and prompt tokens a step and tokens a request.
 
-    With attention data parallelism the counts are of the whole replica, spread evenly over its ranks.
+    Counts are of the whole replica. Sequences and prompts lie evenly on the ranks of attention data parallelism, whose experts
+    compute for all: that one of them may have a prompt to itself is left out. Micro-batches of a pipeline cannot overtake
+    each other, so where one carries a prompt the others wait for it (as simulate.steady has it).
     """
     most_sequences = min(most_sequences, MOST_SEQUENCES)
     longest = max(float(longest), 4.0)
@@ -232,12 +234,18 @@ def _values(timer: Timer, step: Step, shape: tuple[int, ...]) -> npt.NDArray[np.
     return np.stack([tree.time_s, joules], axis=-1).reshape(*shape, 2)
 
 
+def _share(timer: Timer, sequences: Array) -> Array:
+    """Sequences, or prompts, of one micro-batch of one rank; a few leave micro-batches empty rather than share one."""
+    run = timer.deployment
+    of_rank = sequences / run.attention_dp
+    return np.maximum(of_rank / run.pipeline_parallel, np.minimum(of_rank, 1.0))
+
+
 def _decode_step(timer: Timer, sequences: Array, context: Array, prompts: float = 0.0) -> Step:
-    ranks = float(timer.deployment.attention_dp)
     return Step(
         prefill_seqs=np.full_like(sequences, prompts),
         prefill_tokens=USUAL_PROMPT * prompts,
-        decode_seqs=sequences / ranks,
+        decode_seqs=_share(timer, sequences),
         decode_context=context,
     )
 
@@ -262,21 +270,25 @@ def _decode(timer: Timer, sequences: Array, context: Array, most: int, prompts: 
 def _prompt(timer: Timer, beside: Array, tokens: Array, attended: Array) -> npt.NDArray[np.float64]:
     """Values [B, P, w, 2] that prompts add to a step: whole ones where they attend to few keys, else the end of a long one."""
     grid_b, grid_p, grid_w = (axis.ravel() for axis in np.meshgrid(beside, tokens, attended, indexing="ij"))
-    ranks = float(timer.deployment.attention_dp)
     whole = grid_w < grid_p / 2.0
     each = np.where(whole, np.maximum(2.0 * grid_w, 1.0), grid_p)
     prompts = grid_p / each
     past = np.where(whole, 0.0, grid_w - grid_p / 2.0)
     usual = np.full_like(grid_b, USUAL_CONTEXT)
     step = Step(
-        prefill_seqs=np.maximum(prompts / ranks, 1.0),  # a single prompt lies on one rank, and the others wait for it
+        prefill_seqs=_share(timer, prompts),
         prefill_tokens=each,
         prefill_past=past,
-        decode_seqs=grid_b / ranks,
+        decode_seqs=_share(timer, grid_b),
         decode_context=usual,
     )
     shape = (len(beside), len(tokens), len(attended))
     whole_step = _values(timer, step, shape)
     alone = _values(timer, _decode_step(timer, grid_b, usual), shape)
     alone[beside == 0] = 0.0
-    return np.asarray(np.maximum(whole_step - alone, 0.0), dtype=float)
+    added = np.maximum(whole_step - alone, 0.0)
+    # Only the micro-batches that carry a prompt work for it.
+    run = timer.deployment
+    carrying = prompts / (run.attention_dp * run.pipeline_parallel) / _share(timer, prompts)
+    added[..., JOULES] *= carrying.reshape(shape)
+    return np.asarray(added, dtype=float)

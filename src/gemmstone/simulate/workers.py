@@ -23,12 +23,12 @@ def replicas(
 ) -> list[Replica]:
     """All replicas of a system; of pools the prefill workers first. Requests have `mean_tokens`, prompt and answer.
 
-    A pipeline counts as one engine a stage, each with its share of the cache: micro-batches that follow each other. The
-    ranks of attention data parallelism count as one engine whose requests lie evenly on them.
+    A replica is one engine, whatever it is split into: its requests lie evenly on the ranks of attention data parallelism
+    and on the micro-batches of a pipeline.
     """
     if isinstance(made, System):
         one = replica(made, mean_tokens=mean_tokens, longest_tokens=longest_tokens, economics=economics, swap=swap)
-        return [one] * (made.deployment.data_parallel * made.deployment.pipeline_parallel)
+        return [one] * made.deployment.data_parallel
     ends = [
         replica(worker, mean_tokens=mean_tokens, longest_tokens=longest_tokens, economics=economics, swap=swap)
         for worker in (made.prefill, made.decode)
@@ -36,11 +36,7 @@ def replicas(
     token_s = transfer_bytes(made, mean_tokens) / mean_tokens / made.link.bandwidth_bytes_per_s
     first = replace(ends[0], name="prefill", handing=Handing(latency_s=made.link.latency_s, token_s=token_s))
     second = replace(ends[1], name="decode", takes_over=True)
-    counts = [
-        workers * worker.deployment.pipeline_parallel
-        for workers, worker in ((made.prefill_workers, made.prefill), (made.decode_workers, made.decode))
-    ]
-    return [first] * counts[0] + [second] * counts[1]
+    return [first] * made.prefill_workers + [second] * made.decode_workers
 
 
 def replica(
@@ -52,7 +48,7 @@ def replica(
     limits = limits_of(system, mean_tokens)
     table = compile_steps(system.timer, limits.max_num_seqs, limits.max_num_batched_tokens, longest_tokens)
     usd = economics.usd_per_device_hour
-    devices = run.replica_devices / run.pipeline_parallel
+    devices = float(run.replica_devices)
     host = system.timer.host
     drafting = next((one for one in run.techniques if isinstance(one, Speculative)), None)
     return Replica(
@@ -80,15 +76,15 @@ def limits_of(system: System, mean_tokens: float) -> Limits:
             f"{memory.capacity_tokens(mean_tokens):.0f}: use more devices, a narrower cache or shorter requests",
             detail=memory.tree.as_dict(),
         )
-    lanes, ranks = run.pipeline_parallel, run.attention_dp
+    stages, ranks = run.pipeline_parallel, run.attention_dp
     size = Limits.block_size
     tokens = memory.capacity_tokens(mean_tokens) if memory.caches else float(MOST_BLOCKS)
     held = min(memory.sequences(mean_tokens), float(MOST_SEQUENCES))
     most = run.max_num_seqs or (MOST_SEQUENCES if memory.caches else max(1, int(held)))
-    budget = run.max_num_batched_tokens * ranks
+    budget = run.max_num_batched_tokens * ranks * stages
     return Limits(
-        total_blocks=int(min(max(1.0, tokens * ranks / lanes // size), MOST_BLOCKS)),
-        max_num_seqs=max(1, min(-(-most * ranks // lanes), budget, MOST_SEQUENCES)),
+        total_blocks=int(min(max(1.0, tokens * ranks // size), MOST_BLOCKS)),
+        max_num_seqs=max(1, min(most * ranks, budget, MOST_SEQUENCES)),
         max_num_batched_tokens=budget,
     )
 
