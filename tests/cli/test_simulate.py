@@ -59,6 +59,23 @@ def test_a_long_answer_does_not_delay_its_first_token(gemmstone, engine):
     assert simulated == pytest.approx(predicted, rel=0.1)
 
 
+@pytest.mark.parametrize("engine", ["vllm", "transformers", "llamacpp"])
+def test_a_first_token_is_held_back_where_nobody_else_decodes_too(gemmstone, engine):
+    asked = (*("llama-3.1-8b", "--on", "h100-sxm", "--engine", engine, "--rate", "0.1", "--input", "512"), "--json")
+    simulated = gemmstone("simulate", *asked, "--requests", "50").document["metrics"]["ttft_s"]["mean"]
+    predicted = gemmstone("predict", *asked).document["metrics"]["ttft_s"]["value"]
+    assert simulated == pytest.approx(predicted, rel=0.1)
+
+
+def test_long_prompts_do_not_take_each_others_room_in_turn(gemmstone):
+    """Far too many prompts of several chunks: the cache holds seven, and as many tokens come out as formulas say."""
+    asked = ("llama-3.1-70b", "--on", "4xl40s", "--input", "8000", "--output", "500", "--json")
+    simulated = gemmstone("simulate", *asked, "--rate", "3", "--requests", "100").document["metrics"]
+    predicted = gemmstone("predict", *asked, "--concurrency", "100").document["metrics"]["output_tokens_per_s"]["value"]
+    assert simulated["output_tokens_per_s"] == pytest.approx(predicted, rel=0.15)
+    assert simulated["preemptions"] < 50
+
+
 def test_same_seed_same_answer_and_another_seed_another(gemmstone):
     one, again, other = (
         gemmstone("simulate", *SMALL, "--seed", seed, "--json").document["metrics"] for seed in ("1", "1", "2")

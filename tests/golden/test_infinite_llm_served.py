@@ -36,7 +36,10 @@ def made(tensor_parallel: int = 4) -> tuple[System, list[Replica]]:
     found = system(
         Scenario(model="llama-13b", hardware="a100-sxm-80gb", num_devices=DEVICES, engine="vllm", choice=choice)
     )
-    return found, workers.replicas(found, mean_tokens=4096, longest_tokens=2**21, economics=Economics())
+    # What borrowing gains here is preemption that it spares: prompts start with their first chunk and take each other's room in
+    # turn. Where a prompt waits until all of it fits, most of the time goes into prompts, and more room gains nothing.
+    fleet = workers.replicas(found, mean_tokens=4096, longest_tokens=2**21, economics=Economics())
+    return found, [replace(one, limits=replace(one.limits, whole_prompts=False)) for one in fleet]
 
 
 def run(replica: Replica, prompts: np.ndarray, answers: np.ndarray) -> tuple[Totals, Served]:
@@ -74,7 +77,7 @@ def gain(lengths: str, instances: float, fetching: bool = False) -> float:
 @pytest.mark.parametrize("lengths", LENGTHS)
 @pytest.mark.parametrize("instances", [0.25, 1.0, 3.0])
 def test_throughput_gains_as_reported(lengths: str, instances: float) -> None:
-    """1.03 to 2.4 times (abstract of version 1)."""
+    """1.03 to 2.4 times (abstract of version 1), by an engine that starts prompts with their first chunk."""
     assert 1.03 <= gain(lengths, instances) <= 2.4
 
 

@@ -139,6 +139,7 @@ def cases(
         "max_num_seqs": max_num_seqs,
         "budget": max_num_seqs + draw(st.integers(0, 40)),
         "watermark_frac": draw(st.sampled_from([0.0, 0.05, 0.3])) if watermark else 0.0,
+        "whole_prompts": draw(st.booleans()),
         "batching": draw(st.sampled_from(batching)),
         "policy": draw(st.sampled_from(policies)),
         "hash_tokens": hash_tokens,

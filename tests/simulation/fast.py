@@ -74,6 +74,7 @@ def replicas_of(case: Case) -> list[Replica]:
         max_num_seqs=engine["max_num_seqs"],
         max_num_batched_tokens=engine["budget"],
         watermark_frac=engine["watermark_frac"],
+        whole_prompts=engine["whole_prompts"],
     )
     moves = swap and Swap(
         block_s=swap.block_bytes / swap.bytes_per_s, call_s=swap.chunk_s, group_blocks=swap.blocks_per_chunk

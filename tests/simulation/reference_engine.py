@@ -86,6 +86,7 @@ class Engine:
     max_num_seqs: int = 8
     budget: int = 8192
     watermark_frac: float = 0.0
+    whole_prompts: bool = True  # a job starts when all it has to compute fits, not its first chunk alone
     policy: str = "fcfs"
     batching: str = "continuous"
     hash_tokens: int = 0  # 0: no prefix caching
@@ -227,7 +228,8 @@ class Engine:
             hits = [] if job.elsewhere else self.hits(job)
             start = job.computed if job.elsewhere else len(hits) * self.hash_tokens
             tokens = min(job.prompt - start, budget) if start < job.prompt else 1
-            needed = self.blocks(start + tokens) - self.per_hash * sum(block not in self.idle_blocks for block in hits)
+            until = max(start + tokens, job.prompt) if self.whole_prompts else start + tokens
+            needed = self.blocks(until) - self.per_hash * sum(block not in self.idle_blocks for block in hits)
             spare = floor(self.watermark_frac * self.total_blocks) if self.running else 0
             if needed + spare + reserved > self.room():
                 return

@@ -119,6 +119,17 @@ def test_a_partial_prompt_is_preempted_too():
     assert shapes(one)[3:] == [(1, 5, 0, 0.0), (0, 0, 3, 4.5), (0, 0, 3, 3 * 4.5)]
 
 
+def test_a_prompt_waits_until_all_of_it_fits_unless_its_first_chunk_is_enough():
+    # In 5 blocks of 2: A grows to 4 blocks, B's prompt of 8 asks for 4 in chunks of 3.
+    asked = ask(0.0, 3, 6), ask(0.5, 8, 1)
+    first, last = serve(engine(total_blocks=5, budget=3), *asked)
+    assert (times(first), times(last)) == ((0.0, 1.0, 6.0), (6.0, 9.0, 9.0))
+    assert last.preemptions == 0
+    first, last = serve(engine(total_blocks=5, budget=3, whole_prompts=False), *asked)
+    assert last.scheduled_s == 1.0
+    assert (last.preemptions, last.lost) > (0, 0)
+
+
 def test_the_watermark_holds_newcomers_back_but_not_from_an_empty_engine():
     one = engine(total_blocks=4, watermark_frac=0.25)
     whole, first, last = serve(one, ask(0.0, 8, 1), ask(1.0, 4, 1), ask(1.0, 4, 1))

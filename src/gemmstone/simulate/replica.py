@@ -13,13 +13,18 @@ BLOCK_SIZE = 16  # tokens, vLLM's default on GPUs (CacheConfig.block_size, vllm/
 
 @dataclass(frozen=True, kw_only=True)
 class Limits:
-    """What one engine runs at most. watermark_frac of the blocks stay free when something is admitted beside others."""
+    """What one engine runs at most. watermark_frac of the blocks stay free when something is admitted beside others.
+
+    whole_prompts: a request starts when all it has to compute fits, not its first chunk alone; otherwise several long prompts
+    take each other's room in turn (vLLM's scheduler_reserve_full_isl, its default; vllm-project/vllm, pull request 37307).
+    """
 
     total_blocks: int
     max_num_seqs: int
     max_num_batched_tokens: int = 8192
     block_size: int = BLOCK_SIZE
     watermark_frac: float = 0.0
+    whole_prompts: bool = True
 
     def __post_init__(self) -> None:
         """Raises BadRequest for limits under which nothing can run."""

@@ -303,7 +303,7 @@ def _limit(engine: Any, replica: Replica) -> None:
     lent = replica.borrowed.blocks if replica.borrowed else 0
     engine["total_blocks"] = engine["free"] = engine["least_free"] = limits.total_blocks + lent
     engine["borrowed_from"] = limits.total_blocks
-    engine["block_size"] = limits.block_size
+    engine["block_size"], engine["whole_prompts"] = limits.block_size, limits.whole_prompts
     engine["watermark"] = int(limits.watermark_frac * limits.total_blocks)
     engine["most_sequences"] = limits.max_num_seqs
     engine["budget"] = max(limits.max_num_batched_tokens, limits.max_num_seqs)

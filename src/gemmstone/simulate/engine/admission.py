@@ -69,7 +69,8 @@ def admit(world: World, engine: Engine, now: float, budget: int, needed: int) ->
         blocks = blocks_of(found + tokens, size) - blocks_of(hits * engine.hash_tokens, size)
         reused = new_blocks_for_hits(world, engine, request, hits) if hits else 0
         more = 1 if tokens == 0 and target % size == 0 else 0  # for the token that it decodes at once
-        if blocks + reused + more + needed + kept_free > engine.free:
+        later = blocks_of(target, size) - blocks_of(found + tokens, size) if engine.whole_prompts else 0
+        if blocks + later + reused + more + needed + kept_free > engine.free:
             blocked = WAITS_WITH_HITS if hits else WAITS
             break
         pop_waiting(world, engine)

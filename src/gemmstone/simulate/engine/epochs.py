@@ -52,5 +52,5 @@ def fits_now(world: World, engine: Engine, request: int) -> bool:
         return False
     needed = needed_blocks(world, engine, 1) if engine.sequences else 0
     target = int(book[request].target)
-    tokens = target if book[request].ready else min(target, engine.budget)
+    tokens = target if book[request].ready or engine.whole_prompts else min(target, engine.budget)
     return bool(blocks_of(tokens, engine.block_size) + needed + engine.watermark <= engine.free)

@@ -33,6 +33,7 @@ from gemmstone.simulate.engine.state import (
 )
 from gemmstone.simulate.policies import key
 from gemmstone.simulate.policies.rotating import scrambled
+from gemmstone.simulate.steady import MOST_HELD_BACK
 
 
 @compiled
@@ -134,6 +135,18 @@ def leave_batch(world: World, engine: Engine, request: int) -> int:
 
 
 @compiled
+def held_back_s(world: World, engine: Engine, request: int) -> float:
+    """Seconds until a finished first token is sent: decode steps of the batch, or of this request where nobody else decodes."""
+    later = (world.book[request].output_tokens - 1) / engine.growth
+    steps = min(engine.emit_steps, MOST_HELD_BACK * later)
+    if steps == 0.0:
+        return 0.0
+    sequences = max(engine.sequences, 1)
+    context = engine.context / sequences if engine.sequences else float(world.book[request].target)
+    return float(steps * step_length(world.tables[engine.kind], sequences, context))
+
+
+@compiled
 def prompt_done(world: World, engine: Engine, request: int, now: float) -> None:
     """The step that computed the last of a prompt gives a token."""
     book = world.book
@@ -141,10 +154,7 @@ def prompt_done(world: World, engine: Engine, request: int, now: float) -> None:
     engine.output_total += 1
     if math.isnan(book[request].first_token_s):
         book[request].first_token_s = now
-        if engine.emit_steps > 0.0 and engine.sequences:
-            context = engine.context / engine.sequences
-            held_s = engine.emit_steps * step_length(world.tables[engine.kind], engine.sequences, context)
-            book[request].first_token_s += held_s
+        book[request].first_token_s += held_back_s(world, engine, request)
     else:
         engine.itl[gap_bin(engine, now - book[request].last_token_s)] += 1
     if engine.hands_over and book[request].output_tokens > 1:

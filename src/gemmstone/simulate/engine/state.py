@@ -38,6 +38,7 @@ ENGINE = np.dtype(
         ("total_blocks", np.int64),
         ("block_size", np.int64),
         ("watermark", np.int64),  # blocks kept free when something is admitted
+        ("whole_prompts", np.int64),  # a prompt starts where all of it fits, not its first chunk alone
         ("most_sequences", np.int64),
         ("budget", np.int64),  # tokens of a step
         ("batching", np.int64),
