@@ -116,7 +116,7 @@ SHAPES: dict[str, tuple[dict[str, st.SearchStrategy[Any]], str, str]] = {
         "batch context heads top_k",
         "batch",
     ),
-    **dict.fromkeys(COPIES, ({"moved_bytes": st.sampled_from([1e3, 1e6, 3e9])}, "moved_bytes", "moved_bytes")),
+    **dict.fromkeys((*COPIES, "peer_read"), ({"moved_bytes": st.sampled_from([1e3, 1e6, 3e9])}, "moved_bytes", "moved_bytes")),
 }  # fmt: skip
 STORED = {"w4a16": "int4", "w8a16": "int8"}
 
