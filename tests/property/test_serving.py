@@ -120,8 +120,13 @@ def test_closed_loop_obeys_the_laws_of_queues(made: tuple[str, str, str], worklo
     # More load never lowers throughput, and never makes anyone's answer come sooner.
     assert np.all(np.diff(steady.requests_per_s) >= -APPROXIMATION * steady.requests_per_s[1:])
     assert np.all(np.diff(steady.e2e_s) >= -APPROXIMATION * steady.e2e_s[1:])
-    # What runs fits into the cache, what does not waits.
-    room = found.slots(lengths(workload, 0.0))
+    # What runs fits into the cache and, where decoding rides with prompts, into the token budget: of every I + O - 1 tokens
+    # that pass, O - 1 are decoded, one a sequence. What does not waits.
+    size = lengths(workload, 0.0)
+    room = found.slots(size)
+    if found.engine.scheduler != "prefill-first":
+        share = (size.output - 1.0) / (size.prompt + size.output - 1.0)
+        room = min(room, max(1.0, share * found.deployment.max_num_batched_tokens))
     assert np.all(steady.running <= room * (1 + 1e-9))
     assert np.allclose(steady.running + steady.waiting, LOADS)
     assert np.all(steady.waiting[room >= LOADS] == 0)

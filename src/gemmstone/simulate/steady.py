@@ -11,7 +11,7 @@ steps that carry it less that of the decode steps they replace.
 
 The n - 1 prompts of the others fall partly on the request's waiting (ttft) and partly on its decoding (tpot); see
 `_shared`. A benchmark that starts all slots at once lets the first of N requests a slot meet n prompts in front of it.
-More requests than the cache holds wait for a slot: Little's law.
+More requests than the cache holds, or than the token budget of steps with prompts can decode, wait: Little's law.
 """
 
 from __future__ import annotations
@@ -94,7 +94,7 @@ class Steady:
     """What a deployment does at each load: seconds, and requests/s of one replica [loads]."""
 
     running: Array  # requests in flight that hold a slot, per attention-DP rank
-    waiting: Array  # requests that wait for one
+    waiting: Array  # requests that wait for one, or for a prompt's turn in the token budget
     ttft_s: Array
     tpot_s: Array
     e2e_s: Array
@@ -146,7 +146,8 @@ def closed_loop(
     one = min(1.0 / timer.deployment.attention_dp, max(slots, 1e-9))
     asked = np.asarray(in_flight, dtype=float)
     in_flight, busy = np.maximum(asked, one), np.minimum(asked / one, 1.0)
-    running = np.minimum(in_flight, max(slots, 1e-9))
+    fed = np.inf if prefill_first else _fed(timer.deployment, size)
+    running = np.minimum(in_flight, max(min(slots, fed), 1e-9))
     points = _points(timer, size, running, prefill_first)
 
     stages = timer.deployment.pipeline_parallel
@@ -252,6 +253,21 @@ def _points(timer: Timer, size: Lengths, running: Array, prefill_first: bool) ->
     tree = timer.estimate(step)
     decode_s, mixed_s, wave_s = np.split(tree.time_s, 3)
     return Points(running, decode_s, mixed_s, wave_s, wave_steps, together, chunks, room / size.new, tree)
+
+
+def _fed(run: Deployment, size: Lengths) -> float:
+    """Requests that can decode at once where decoding rides with prompts: the token budget of a step feeds no more.
+
+    A step that carries p prompts has p (O - 1) others decode in the steady state, and both spend its budget. Those in
+    flight beyond that wait for their prompt, and do not decode meanwhile.
+
+        n = p (O - 1) where p new + p (O - 1) = budget
+    """
+    later = max(size.output - 1.0, 0.0) / size.tokens_per_step
+    if not later:
+        return np.inf  # single tokens come out of the prompts' own steps
+    prompts = run.max_num_batched_tokens / (size.new + later * techniques.decode_tokens(run))
+    return run.pipeline_parallel * max(1.0, prompts * later)
 
 
 def _extra(points: Points, prefill_first: bool) -> Array:
