@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from types import SimpleNamespace
+from typing import cast
 
 import numpy as np
 import pytest
 
 from gemmstone.core.deployment import Workload
+from gemmstone.plan.candidate import Candidate
 from gemmstone.plan.launches import commands, manifests
 from gemmstone.plan.question import Question
+from gemmstone.plan.trials import Tried
 from gemmstone.predict.deploy import Choice
+from gemmstone.simulate.metrics import Answer
 from gemmstone.simulate.pools import Pools
 from gemmstone.simulate.pools import choice as pools_choice
 from gemmstone.simulate.scenario import Scenario, made, system
@@ -27,9 +32,15 @@ def scenario(**changes) -> Scenario:
     return Scenario(model="llama-3.1-70b", hardware="8xh100-sxm", engine="vllm", workload=WORKLOAD, **changes)
 
 
-def candidate(found, pools: Pools | None, in_flight: float = 96.0) -> SimpleNamespace:
-    """As much of a candidate as a launch looks at."""
-    return SimpleNamespace(system=found, answer=SimpleNamespace(pools=pools), loads=np.array([in_flight]), point=0)
+def candidate(found, pools: Pools | None, in_flight: float = 96.0) -> Candidate:
+    """A candidate with as much of an answer, and of what was simulated, as a launch looks at."""
+    answer = cast(Answer, SimpleNamespace(system=found, pools=pools))
+    return Candidate(hardware="8xh100-sxm", answer=answer, loads=np.array([in_flight]), point=0)
+
+
+def simulated(best: Candidate, max_num_seqs: int) -> Candidate:
+    """The same on traffic, with what its engines were allowed."""
+    return best._replace(tried=cast(Tried, SimpleNamespace(max_num_seqs=max_num_seqs)))
 
 
 def pooled(prefill: str, decode: str) -> Pools:
@@ -43,6 +54,27 @@ def test_the_priced_load_limits_the_running_requests():
     texts = commands(question("llama-3.1-70b"), candidate(found, None))
     assert set(texts) == {"vllm", "sglang", "trtllm", "llamacpp"}
     assert "--max-num-seqs 48 " in texts["vllm"]
+
+
+def test_what_was_simulated_limits_the_running_requests():
+    """Not the mean in flight: the engine runs as many as the simulated one was allowed."""
+    found = system(scenario(choice=Choice(tensor_parallel=4, data_parallel=2)))
+    best = simulated(candidate(found, None), 200)
+    assert "--max-num-seqs 200 " in commands(question("llama-3.1-70b"), best)["vllm"]
+    pools = pooled("2*tp2", "1*tp4")
+    texts = commands(question("llama-3.1-70b"), simulated(candidate(pools.decode, pools), 200))
+    prefill, decode = (servers(texts["vllm"])[at][1] for at in (0, 2))
+    assert decode[decode.index("--max-num-seqs") + 1] == "200"
+    assert prefill[prefill.index("--max-num-seqs") + 1] == "48"  # its half of the load
+
+
+def test_the_longest_request_of_the_traffic_fits():
+    """The lengths of a question on traffic are means, --max-model-len is of the longest."""
+    found = candidate(system(scenario(choice=Choice(tensor_parallel=4, data_parallel=2))), None)
+    longest = replace(question("llama-3.1-70b"), longest_tokens=30_000.0)
+    for asked, least in ((question("llama-3.1-70b"), 4_500), (longest, 30_000)):
+        words = commands(asked, found)["vllm"].split()
+        assert least <= int(words[words.index("--max-model-len") + 1]) < 1.1 * least
 
 
 def test_pools_are_started_worker_by_worker_behind_a_router():
