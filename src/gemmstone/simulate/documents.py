@@ -38,7 +38,9 @@ def warnings(found: Answer, load: int = 0) -> list[str]:
             notes.append(_queue(found, found.pools, load))
         else:
             held = float(found.steady.running[load]) * found.system.deployment.attention_dp
-            notes.append(f"a replica runs about {held:.0f} requests at once: the others wait for a slot")
+            slots = found.system.slots(lengths(work, found.system.deployment.prefix_hit_frac))
+            scarce = "a slot" if float(found.steady.running[load]) > SLOTS_TAKEN * slots else "room in a step's tokens"
+            notes.append(f"a replica runs about {held:.0f} requests at once: the others wait for {scarce}")
     return list(dict.fromkeys(notes))
 
 
