@@ -53,12 +53,21 @@ def inlined(function: Callable[Given, Result]) -> Callable[Given, Result]:
 
 
 def entry(function: Callable[Given, Result]) -> Callable[Given, Result]:
-    """The function as machine code that Python calls; it runs without the interpreter's lock.
+    """The function as machine code that Python calls; it runs without the interpreter's lock."""
+    return _called(_made(function, no_cfunc_wrapper=True), function)
+
+
+def allocating(function: Callable[Given, Result]) -> Callable[Given, Result]:
+    """The same for a function that makes arrays, whose references have to be counted."""
+    return _called(_made(function, no_cfunc_wrapper=True, _nrt=True), function)
+
+
+def _called(made: Callable[Given, Result], function: Callable[Given, Result]) -> Callable[Given, Result]:
+    """Calls compiled code from Python.
 
     What it needs is compiled at its first call, lightly optimised: the kernel chases pointers, and vectorised loops only
     make compiling longer.
     """
-    made = _made(function, no_cfunc_wrapper=True)
 
     @wraps(function)
     def call(*args: Given.args, **named: Given.kwargs) -> Result:
@@ -75,10 +84,13 @@ def entry(function: Callable[Given, Result]) -> Callable[Given, Result]:
 
 
 def _made(function: Callable[Given, Result], **options: Any) -> Callable[Given, Result]:
+    """Without a count of references to arrays, unless asked for: the kernel makes none, and counting took most of its time."""
     before = config.CACHE_DIR
     config.CACHE_DIR = cache_folder()
     try:
-        made: Callable[Given, Result] = numba.njit(cache=True, nogil=True, error_model="numpy", **options)(function)
+        made: Callable[Given, Result] = numba.njit(
+            cache=True, nogil=True, error_model="numpy", **{"_nrt": False, **options}
+        )(function)
     finally:
         config.CACHE_DIR = before
     return made

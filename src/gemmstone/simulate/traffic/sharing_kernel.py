@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from gemmstone.simulate.engine.compiled import compiled, entry
+from gemmstone.simulate.engine.compiled import allocating, compiled
 from gemmstone.simulate.requests import Indices, Integers
 
 RING = 1 << 22  # hash ids remembered, to continue from
@@ -12,7 +12,7 @@ REMEMBERED = 1 << 16  # requests remembered
 NEAR = 4_096  # requests looked at on both sides of the one that is meant
 
 
-@entry
+@allocating
 def seen_before(counts: Integers, ids: Integers, last: Indices) -> tuple[Indices, Indices]:
     """Leading blocks of every request that an earlier one held too, and how many requests ago the last of them was held.
 
@@ -49,7 +49,7 @@ def _parent(number: int, target: int, wanted: int, written: int, starts: Indices
     return best
 
 
-@entry
+@allocating
 def drawn_ids(
     counts: Integers,
     wanted: Indices,
