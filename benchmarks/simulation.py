@@ -91,7 +91,9 @@ def week() -> bool:
         guess_per_s=8.0,
     )
     count = round(PEAK * mean_per_s / (PEAK_LOAD * most.rate_per_s))
-    print(f"one replica sustains {most.rate_per_s:.2f} requests/s without end: {count} replicas at 70% of that at the peak")
+    print(
+        f"one replica sustains {most.rate_per_s:.2f} requests/s without end: {count} replicas at 70% of that at the peak"
+    )
     with tempfile.TemporaryDirectory() as folder:
         records, answer = Path(folder) / "week.parquet", Path(folder) / "week.json"
         command = [

@@ -49,7 +49,9 @@ def in_tiles(op: Op, engine: str, device: Device) -> Op | None:
         kv_cache=op.variant,
         count=op.count,
     )
-    return replace(tiles, read_bytes=op.read_bytes, write_bytes=op.write_bytes)  # empty rows are neither read nor written
+    return replace(
+        tiles, read_bytes=op.read_bytes, write_bytes=op.write_bytes
+    )  # empty rows are neither read nor written
 
 
 def slower(op: Op, alone: KernelTime, tiled: KernelTime) -> KernelTime:

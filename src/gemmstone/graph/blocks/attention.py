@@ -35,7 +35,9 @@ def _ops(block: Attention, place: Place) -> Iterator[Op]:
         yield elementwise.rotary("rotary", tokens=tokens, width=width)
     yield attention.prefill("prefill_attention", **place.prompts, **shape, causal=block.causal, kv_cache=run.kv_cache)
     if block.causal:
-        yield attention.decode("decode_attention", **place.decoding, **shape, kv_cache=run.kv_cache, prompts=place.step.prefill_seqs)
+        yield attention.decode(
+            "decode_attention", **place.decoding, **shape, kv_cache=run.kv_cache, prompts=place.step.prefill_seqs
+        )
     if block.output_gate:
         yield elementwise.activation("output_gate", tokens=tokens, width=heads * block.head_dim, gated=True)
     yield project("o_proj", m=tokens, n=place.hidden, k=heads * block.head_dim)
