@@ -19,7 +19,7 @@ SLOW = [HealthCheck.too_slow, HealthCheck.filter_too_much, HealthCheck.data_too_
 CLOSE = 1e-9
 
 
-def agree(found: Served, jobs: list[Job], counts: tuple[str, ...]) -> None:
+def check_rows(found: Served, jobs: list[Job], counts: tuple[str, ...]) -> None:
     def expected(name: str) -> np.ndarray:
         return np.array([getattr(job, name) for job in jobs], dtype=float)
 
@@ -37,7 +37,7 @@ def same(case: Case) -> None:
     if any(job.ask.follows >= 0 for job in jobs):
         jobs = sorted(jobs, key=lambda job: (job.arrival_s, job.index))  # in order of arrival
 
-    agree(found, jobs, ("preemptions", "cached_tokens", "replica"))
+    check_rows(found, jobs, ("preemptions", "cached_tokens", "replica"))
     assert totals.steps == sum(len(engine.trace) for engine in engines)
     assert totals.rejected == sum(job.rejected for job in jobs)
     assert totals.preemptions == sum(job.preemptions for job in jobs)
@@ -64,11 +64,11 @@ def test_pools_for_prompts_and_for_answers_are_exact(case: Case, other: Case, pa
     replicas = [replace(one, handing=handing) for one in replicas_of(case)]
     replicas += [replace(one, takes_over=True) for one in replicas_of(decode)]
     totals, found = served(replicas, traffic_of(case), options_of(case))
-    agree(found, jobs, ("preemptions",))
+    check_rows(found, jobs, ("preemptions",))
     assert totals.completed == sum(job.finished_s is not None for job in jobs)
 
 
-def agrees_on(examples: int, **how) -> None:
+def check_agreement(examples: int, **how) -> None:
     """So many random cases of some features."""
 
     @given(cases(**how))
@@ -95,23 +95,23 @@ FEATURES: dict[str, dict] = {
 
 
 def test_continuous_batching_with_chunked_prompts_and_preemption_is_exact():
-    agrees_on(150)
+    check_agreement(150)
 
 
 @pytest.mark.parametrize("feature", FEATURES)
 def test_each_feature_is_exact(feature):
-    agrees_on(40, **FEATURES[feature])
+    check_agreement(40, **FEATURES[feature])
 
 
 @pytest.mark.parametrize("feature", FEATURES)
 def test_features_are_exact_in_pairs(feature):
     for other in list(FEATURES)[list(FEATURES).index(feature) + 1 :]:
         if not set(FEATURES[feature]) & set(FEATURES[other]):
-            agrees_on(12, **FEATURES[feature], **FEATURES[other])
+            check_agreement(12, **FEATURES[feature], **FEATURES[other])
 
 
 def test_all_that_goes_together_is_exact():
-    agrees_on(
+    check_agreement(
         60,
         batching=("continuous", "prefill-first"),
         policies=("fcfs", "priority", "shortest"),

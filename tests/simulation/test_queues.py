@@ -75,7 +75,7 @@ def runs(
     return np.array(found)
 
 
-def agrees(found: np.ndarray, expected: float, *, seen: float = 0.03, bias: float = 0.0) -> None:
+def check_mean(found: np.ndarray, expected: float, *, seen: float = 0.03, bias: float = 0.0) -> None:
     """The mean of runs is what theory says, up to chance and a known bias, and chance would not hide an error of `seen`."""
     half = STUDENT * found.std(ddof=1) / np.sqrt(len(found))
     assert half + bias < seen * expected
@@ -97,14 +97,14 @@ def test_one_at_a_time_waits_as_pollaczek_and_khinchine_say(law):
     rate = 0.55
     table = step_tables.constant(STEP_S)
     load = rate * law.mean * STEP_S
-    agrees(runs(law, rate, table, 1, mean_queue), rate * law.square * STEP_S**2 / (2 * (1 - load)), seen=0.05)
+    check_mean(runs(law, rate, table, 1, mean_queue), rate * law.square * STEP_S**2 / (2 * (1 - load)), seen=0.05)
 
 
 def test_stays_with_one_exponential_server_are_exponential():
     rate = 0.5  # of 1 request/s that it can serve: a stay is exponential with a mean of 1 / (1 - 0.5)
     long_s = 2 / (1 - rate)
     found = runs(geometric(1024), rate, step_tables.constant(STEP_S), 1, lambda one: float((one.e2e_s > long_s).mean()))
-    agrees(found, exp(-2), seen=0.06)
+    check_mean(found, exp(-2), seen=0.06)
 
 
 def test_one_at_a_time_is_lindleys_recursion_request_by_request():
@@ -126,7 +126,7 @@ def test_shared_processing_depends_on_the_mean_length_alone(law):
     table = step_tables.linear(0.0, STEP_S, per_prompt_token_s=STEP_S, most_sequences=1024)
     stay_s = law.mean * STEP_S / (1 - 0.6)
     # A turn is no instant: a newcomer waits for the end of one. On average a turn has load / (1 - load) sequences or fewer.
-    agrees(runs(law, rate, table, 1024, mean_stay), stay_s, seen=0.04, bias=STEP_S * 1.5)
+    check_mean(runs(law, rate, table, 1024, mean_stay), stay_s, seen=0.04, bias=STEP_S * 1.5)
 
 
 def test_short_requests_stay_in_proportion_to_their_length_where_processing_is_shared():
@@ -134,7 +134,7 @@ def test_short_requests_stay_in_proportion_to_their_length_where_processing_is_s
     rate = 0.6 / (law.mean * STEP_S)
     table = step_tables.linear(0.0, STEP_S, per_prompt_token_s=STEP_S, most_sequences=1024)
     found = runs(law, rate, table, 1024, lambda one: float(one.e2e_s[one.output_tokens == 128].mean()))
-    agrees(found, 128 * STEP_S / (1 - 0.6), seen=0.05, bias=STEP_S * 1.5)
+    check_mean(found, 128 * STEP_S / (1 - 0.6), seen=0.05, bias=STEP_S * 1.5)
 
 
 @pytest.mark.parametrize(("seats", "load", "count"), [(2, 0.6, COUNT), (8, 0.7, 3 * COUNT)])
@@ -143,7 +143,7 @@ def test_several_seats_at_constant_pace_wait_as_erlang_says(seats, load, count):
     last = offered**seats / factorial(seats) / (1 - load)
     waits = last / (sum(offered**k / factorial(k) for k in range(seats)) + last)
     found = runs(geometric(1024), offered, step_tables.constant(STEP_S), seats, mean_queue, count)
-    agrees(found, waits / (seats * (1 - load)), seen=0.08, bias=STEP_S)
+    check_mean(found, waits / (seats * (1 - load)), seen=0.08, bias=STEP_S)
 
 
 def test_without_limits_the_number_in_service_is_poisson():
@@ -155,5 +155,7 @@ def test_without_limits_the_number_in_service_is_poisson():
         return np.searchsorted(one.arrival_s, moments) - np.searchsorted(np.sort(one.finished_s), moments)
 
     table = step_tables.constant(STEP_S)
-    agrees(runs(law, rate, table, 1024, lambda one: float(present(one).mean())), rate, seen=0.02, bias=rate * STEP_S)
-    agrees(runs(law, rate, table, 1024, lambda one: float(present(one).var())), rate, seen=0.06, bias=rate * STEP_S)
+    check_mean(
+        runs(law, rate, table, 1024, lambda one: float(present(one).mean())), rate, seen=0.02, bias=rate * STEP_S
+    )
+    check_mean(runs(law, rate, table, 1024, lambda one: float(present(one).var())), rate, seen=0.06, bias=rate * STEP_S)
