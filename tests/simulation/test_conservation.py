@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Iterator
 from dataclasses import replace
 
@@ -208,3 +209,18 @@ def test_several_requests_may_follow_one_answer():
     assert run.totals.completed == 4
     assert sent[0] == 0.0
     assert sent[1:] == pytest.approx([ended[0] + 2.0, ended[1] + 1.0, ended[0] + 5.0])
+
+
+def test_an_interruption_waits_until_what_is_being_written_is_whole():
+    """A signal in the middle of the sink ends the simulation after it, and what was served by then is all handed over."""
+    written: list[int] = []
+
+    def sink(rows: Served) -> None:
+        if not written:
+            signal.raise_signal(signal.SIGINT)
+        written.append(len(rows.arrival_s))  # reached: the signal did not cut the sink short
+
+    run = serving.serve([machine()], crowd(300_000, rate=1.0), Options(), sink)
+    assert run.totals.partial
+    assert 0 < sum(written) == run.totals.submitted < 300_000
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler

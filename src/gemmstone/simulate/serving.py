@@ -7,6 +7,8 @@ work. The others go through time together. Results are the same bit for bit.
 from __future__ import annotations
 
 import os
+import signal
+import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
@@ -79,20 +81,48 @@ def serve(
     """
     simulation = Simulation(replicas, traffic, options, fleet or steady_fleet(len(replicas)))
     partial = False
-    try:
-        for chunk in traffic.chunks():
-            if not simulation.feed(chunk, sink, progress):
-                partial = True
-                break
-        else:
-            simulation.finish(progress)
-    except KeyboardInterrupt:
-        partial = True
-    sink(simulation.rest())
+    with simulation.interrupts:
+        try:
+            for chunk in traffic.chunks():
+                if not simulation.feed(chunk, sink, progress):
+                    partial = True
+                    break
+            else:
+                simulation.finish(progress)
+        except KeyboardInterrupt:
+            partial = True
+        sink(simulation.rest())
     return Run(
         totals=totals(simulation.world, replicas, simulation.submitted, simulation.fleet, partial=partial),
         steps=steps_of(simulation.world),
     )
+
+
+class Interrupts:
+    """Notes Ctrl-C, and being ended, instead of letting them into the middle of a step or of a file; twice is at once."""
+
+    def __init__(self) -> None:
+        self._noted = False
+        self._before: dict[int, Any] = {}
+
+    def __enter__(self) -> Interrupts:
+        if threading.current_thread() is threading.main_thread():
+            self._before = {number: signal.signal(number, self._note) for number in (signal.SIGINT, signal.SIGTERM)}
+        return self
+
+    def __exit__(self, *raised: object) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+
+    def _note(self, number: int, frame: object) -> None:
+        if self._noted:
+            raise KeyboardInterrupt
+        self._noted = True
+
+    def check(self) -> None:
+        """Where everything is whole: raises KeyboardInterrupt if there was one."""
+        if self._noted:
+            raise KeyboardInterrupt
 
 
 class Simulation:
@@ -115,6 +145,7 @@ class Simulation:
         self.world = _world(replicas, traffic, options, size)
         self.book = Book(self.world)
         self.total = traffic.count
+        self.interrupts = Interrupts()
         self.now_s, self.slice_s = 0.0, 1.0
         self._look()
 
@@ -139,6 +170,7 @@ class Simulation:
             self._send(chunk, begin, part)
             begin += part
             progress(self._completed(), self.total)
+            self.interrupts.check()
         return True
 
     def _send(self, chunk: Requests, begin: int, count: int) -> None:
@@ -207,6 +239,7 @@ class Simulation:
             now_s = self.now_s = stop_s
             self._look()
             progress(self._completed(), self.total)
+            self.interrupts.check()
             waits = bool(self.world.clock["held"][0]) and np.isfinite(self.fleet.next_s)  # for a replica
             idle = not (waits or self.world.clock["coming"][0] or np.isfinite(self.world.engines["end"]).any())
             if now_s >= until_s or (first >= last and idle):
