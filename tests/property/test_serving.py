@@ -15,6 +15,7 @@ from gemmstone.core.deployment import Deployment, Step, Workload
 from gemmstone.core.model import Layer, Model
 from gemmstone.graph.build import build
 from gemmstone.graph.gemm_table import gemm_table, tabled
+from gemmstone.predict import mixed_attention
 from gemmstone.predict.step import StepTimer
 from gemmstone.simulate.scenario import Scenario, load_model, system
 from gemmstone.simulate.steady import Steady, closed_loop, lengths, static_batch
@@ -117,8 +118,11 @@ def test_closed_loop_obeys_the_laws_of_queues(made: tuple[str, str, str], worklo
     inside = steady.requests_per_s / ranks * steady.e2e_s
     assert np.all(inside <= LOADS * (1 + 1e-9))
     assert np.all(inside >= LOADS * (1 - APPROXIMATION))
-    # More load never lowers throughput, and never makes anyone's answer come sooner.
-    assert np.all(np.diff(steady.requests_per_s) >= -APPROXIMATION * steady.requests_per_s[1:])
+    # More load never lowers throughput, unless every prompt slows each sequence that decodes beside it; and never makes
+    # anyone's answer come sooner.
+    device = found.cluster.device
+    if found.engine.name not in mixed_attention.ENGINES or device.architecture not in mixed_attention.ARCHITECTURES:
+        assert np.all(np.diff(steady.requests_per_s) >= -APPROXIMATION * steady.requests_per_s[1:])
     assert np.all(np.diff(steady.e2e_s) >= -APPROXIMATION * steady.e2e_s[1:])
     # What runs fits into the cache and, where decoding rides with prompts, into the token budget: of every I + O - 1 tokens
     # that pass, O - 1 are decoded, one a sequence. What does not waits.

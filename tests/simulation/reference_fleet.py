@@ -112,11 +112,11 @@ def run(
                 else:
                     answered(job, now)
         while arrived := sorted((job for job in coming if job.arrival_s + front_s <= now), key=lambda job: job.index):
-            for job in arrived:
-                coming.remove(job)
-                if not pool.accept(job):
-                    job.rejected = True
-                    answered(job, now)
+            job = arrived[0]  # one by one: who is rejected may have somebody follow at once, who goes by index, too
+            coming.remove(job)
+            if not pool.accept(job):
+                job.rejected = True
+                answered(job, now)
         for end_s, job in sorted(moving, key=lambda one: one[1].index):
             if end_s <= now:
                 moving.remove((end_s, job))
