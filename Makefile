@@ -11,12 +11,13 @@ WORKERS ?= auto
 RUN_READY := $(VENV)/.run-ready
 DEV_READY := $(VENV)/.dev-ready
 
-.PHONY: help demo test test-all lint format types layers docs wheel lock clean
+.PHONY: help demo torch test test-all lint format types layers docs wheel lock clean
 
 help:
 	@echo "make demo      plan Llama-3.1-70B on eight H100s and write plan.html"
 	@echo "make test      the tests, under three minutes"
 	@echo "make test-all  all tests that need no GPU"
+	@echo "make torch     install PyTorch beside it, whose tests are left out without it"
 	@echo "make lint | types | layers | docs | wheel   the other checks of CI"
 	@echo "make format    rewrite the code in the house format"
 	@echo "make lock      resolve the lock files again"
@@ -45,6 +46,10 @@ types: $(DEV_READY)
 
 layers: $(DEV_READY)
 	$(BIN)/lint-imports
+
+# What measures PyTorch. Not in the lock: which build fits is the machine's to say (a processor's, CUDA's, ROCm's).
+torch: $(DEV_READY)
+	$(BIN)/python -c "import torch" 2>/dev/null || $(PIP) install --quiet "torch>=2.6"
 
 docs: $(DEV_READY)
 	$(BIN)/mkdocs build --strict --quiet

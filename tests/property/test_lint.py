@@ -17,7 +17,8 @@ from hypothesis import strategies as st
 
 from gemmstone.calibrate import lint, lint_physics, long_tables
 from gemmstone.calibrate.findings import LEFT_OUT, NOTED, REFUSED, Finding
-from gemmstone.calibrate.measurements import FAMILIES, Measurements
+from gemmstone.calibrate.measurements import Measurements
+from gemmstone.measure.calls import CALLS
 
 FEW = settings(max_examples=20, deadline=None)
 SEEDS = st.integers(0, 2**32 - 1)
@@ -42,7 +43,7 @@ def clean(
     """What a device would measure: its fits' expectation times 3% of noise, in an order of its own."""
     rng = np.random.default_rng(seed)
     shapes = grid(family)
-    spec = FAMILIES[family]
+    spec = CALLS[family]
     columns = {
         name: np.array([shape.get(name, 0.0) for shape in shapes], float) for name in (*spec.columns, *spec.defaults)
     }

@@ -14,9 +14,10 @@ from gemmstone.calibrate.findings import NOTED, REFUSED, Finding
 from gemmstone.calibrate.fit import Index
 from gemmstone.calibrate.lint_physics import expected_s, measured_devices
 from gemmstone.calibrate.lint_rows import MIN_COPIES, SAME_FACTOR
-from gemmstone.calibrate.measurements import FAMILIES, Measurements
+from gemmstone.calibrate.measurements import Measurements
 from gemmstone.catalog import calibration_files
 from gemmstone.core.deployment import Array
+from gemmstone.measure.calls import CALLS
 
 MAX_POINTS = 600  # of a kernel that the labels are judged by
 MIN_POINTS = 20  # fewer say nothing of a label
@@ -142,7 +143,7 @@ def _best_other(found: Measurements) -> tuple[float, str]:
 
 def _deviation(found: Measurements, device: str, variant: str) -> float:
     if variant != found.variant:  # the same shapes have other bytes and another peak
-        found = replace(found, variant=variant, op=FAMILIES[found.family].op(found.shape, variant))
+        found = replace(found, variant=variant, op=CALLS[found.family].op(found.shape, variant))
     expected = expected_s(found, device, variant)
     return math.inf if expected is None else float(np.median(np.abs(np.log(found.seconds / expected))))
 

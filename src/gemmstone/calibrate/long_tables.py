@@ -1,7 +1,7 @@
 """Reading a user's own measurements: a CSV or Parquet file with a row per measured call.
 
 Columns: family, device, dtype, one of seconds, milliseconds and microseconds, and those of the family
-(measurements.FAMILIES); engine, version and kernel where they are known. Others are carried in the file for its owner alone.
+(measure.calls); engine, version and kernel where they are known. Others are carried in the file for its owner alone.
 A row that is no measurement (fields missing or too many, texts where numbers belong) makes a Finding and is left out.
 """
 
@@ -19,11 +19,12 @@ import numpy as np
 from gemmstone.calibrate import tables
 from gemmstone.calibrate.findings import LEFT_OUT, REFUSED, Finding
 from gemmstone.calibrate.lint_rows import MAX_BAD_FRAC, MIN_COPIES
-from gemmstone.calibrate.measurements import AT_MOST, FAMILIES, LEAST, Family, Measurements
+from gemmstone.calibrate.measurements import Measurements
 from gemmstone.catalog import device_files
 from gemmstone.core import dtypes
 from gemmstone.core.errors import BadRequest
 from gemmstone.core.lookup import unknown
+from gemmstone.measure.calls import AT_MOST, FITTED, LEAST, Family
 
 UNITS = {"seconds": 1.0, "milliseconds": 1e-3, "microseconds": 1e-6}
 NEEDED = ("family", "device", "dtype")
@@ -106,7 +107,7 @@ def extras(path: Path) -> list[dict[str, float | None]]:
     """The numbers in columns that say nothing of the calls and their time, as power or memory, row by row; None where none is."""
     header, lines = _csv(path) if path.suffix == ".csv" else _parquet(path)
     known = {*NEEDED, *UNITS, "engine", "version", "kernel"}
-    known |= {name for spec in FAMILIES.values() for name in _names(spec)}
+    known |= {name for spec in FITTED.values() for name in _names(spec)}
     others = [name for name in header if name not in known][:MAX_EXTRAS]
     found: list[dict[str, float | None]] = []
     for row in lines:
@@ -187,9 +188,9 @@ def _measurement(path: Path, row: Row, unit: str) -> tuple[Key, float, list[floa
     """One row as numbers; ValueError says what of it is no number, BadRequest what is not known at all."""
     values = row.values
     family = values["family"]
-    if family not in FAMILIES:
-        raise unknown(f"kernel family in {path.name} row {row.number}", family[:MAX_FIELD_CHARS], FAMILIES)
-    spec = FAMILIES[family]
+    if family not in FITTED:
+        raise unknown(f"kernel family in {path.name} row {row.number}", family[:MAX_FIELD_CHARS], FITTED)
+    spec = FITTED[family]
     missing = [name for name in spec.columns if name not in values]
     if missing:
         raise BadRequest(f"{path.name}: rows of {family} need the column {missing[0]}")
@@ -237,7 +238,7 @@ def _time(text: str) -> float:
 
 
 def _joined(key: Key, rows: Sequence[tuple[int, float, list[float]]], file: str, digest: str) -> Measurements:
-    spec = FAMILIES[key.family]
+    spec = FITTED[key.family]
     numbers = np.array([shape for _, _, shape in rows], dtype=float)
     shape = {name: numbers[:, place] for place, name in enumerate(_names(spec))}
     op = spec.op(shape, key.dtype)

@@ -12,10 +12,11 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from gemmstone.calibrate import tables
-from gemmstone.calibrate.measurements import FAMILIES, Measurements
+from gemmstone.calibrate.measurements import Measurements
 from gemmstone.core.deployment import Array
 from gemmstone.core.errors import BadRequest
 from gemmstone.core.work import Op
+from gemmstone.measure.calls import CALLS
 
 if TYPE_CHECKING:
     import polars as pl
@@ -133,8 +134,8 @@ def _part(
     if adapter is not None:
         family, dtype = adapter.family(at), DTYPES.get(at.get(adapter.dtype, ""), "")
     op = None
-    if adapter is not None and family in FAMILIES and dtype:
-        spec = FAMILIES[family]
+    if adapter is not None and family in CALLS and dtype:
+        spec = CALLS[family]
         named = {name: np.full(seconds.size, start) for name, start in spec.defaults.items()}
         named |= adapter.shape(rows, at)
         op = spec.op(named, dtype)

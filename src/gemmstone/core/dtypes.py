@@ -15,6 +15,7 @@ from gemmstone.core.errors import BadRequest
 from gemmstone.core.lookup import unknown
 
 BYTES: dict[str, float] = {
+    "fp64": 8.0,
     "fp32": 4.0,
     "tf32": 4.0,
     "bf16": 2.0,
@@ -42,6 +43,8 @@ ALIASES = {
     "bfloat16": "bf16",
     "float16": "fp16",
     "half": "fp16",
+    "float64": "fp64",
+    "double": "fp64",
     "float32": "fp32",
     "float": "fp32",
     "e4m3": "fp8",
@@ -59,6 +62,7 @@ ALIASES = {
 # The format whose arithmetic unit computes a format, widest fallback last. A device without the first uses the next one
 # and the weights are then unpacked on the way in ("weight-only").
 COMPUTED_IN: dict[str, tuple[str, ...]] = {
+    "fp64": ("fp64",),
     "fp32": ("fp32",),
     "tf32": ("tf32", "fp32"),
     "bf16": ("bf16", "fp16", "fp32"),

@@ -28,6 +28,7 @@ class Op:
     variant: str = (
         "bf16"  # kernel variant, which coefficients are looked up by: bf16, fp8, fp8-block, nvfp4, w4a16, ...
     )
+    routine: str = ""  # which of the routines of its kind, where some of them are several kernels: norm, rotary, ...
     count: float = 1.0
     tier: str = "device"  # where it runs and its weights lie: device, host, storage or peer
     shape: Mapping[str, Numbers] = field(default_factory=dict)

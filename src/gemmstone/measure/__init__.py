@@ -1,0 +1,1 @@
+"""Runs real things on this machine: kernels, memory, links, power meters."""
