@@ -12,7 +12,7 @@ from typing import Annotated
 import typer
 
 from gemmstone import __version__
-from gemmstone.cli import calibrate, catalog, compare, plan, predict, simulate, traffic, validate
+from gemmstone.cli import calibrate, catalog, compare, measure, plan, predict, simulate, traffic, validate
 from gemmstone.cli.output import (
     UsageProblem,
     abandon_output,
@@ -43,6 +43,7 @@ app.command("simulate", help=simulate.HELP, epilog=simulate.EXAMPLE)(simulate.co
 app.command("compare", help=compare.HELP, epilog=compare.EXAMPLE, context_settings=compare.SETTINGS)(compare.command)
 app.command("validate", help=validate.HELP, epilog=validate.EXAMPLE)(validate.command)
 app.command("calibrate", help=calibrate.HELP, epilog=calibrate.EXAMPLE)(calibrate.command)
+app.add_typer(measure.app, name="measure")
 app.add_typer(traffic.app, name="traffic")
 app.add_typer(catalog.app, name="catalog")
 VERBS = {
@@ -51,6 +52,7 @@ VERBS = {
     "simulate": simulate.HELP,
     "compare": compare.HELP,
     "validate": validate.HELP,
+    "measure": measure.HELP,
     "calibrate": calibrate.HELP,
     "traffic": traffic.HELP,
     "catalog": catalog.HELP,
