@@ -26,7 +26,8 @@ class Terms:
 class NodePower:
     """Coefficients for servers of known and unknown processors; what supplies deliver; processors by load; training.
 
-    `processors` is watts at the wall per watt of the processors' TDP; a server of cards has server_w where they are not known.
+    `processors` is watts at the wall per watt of the processors' TDP; a server of cards has server_w where they are not known;
+    processor_error is the mean error of the curve on a processor left out of its fit, as a share of the TDP.
     """
 
     known: Terms
@@ -38,6 +39,7 @@ class NodePower:
     processor_idle: float
     processor_span: float
     processor_bend: float
+    processor_error: float
     training_of_tdp: float
 
 
@@ -56,5 +58,6 @@ def load() -> NodePower:
         processor_idle=curve["idle"],
         processor_span=curve["span"],
         processor_bend=curve["bend"],
+        processor_error=curve["holdout_mean_of_tdp"],
         training_of_tdp=found["training"]["device_of_tdp"],
     )

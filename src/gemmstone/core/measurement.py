@@ -57,7 +57,8 @@ class Conditions:
 class Power:
     """Mean watts over the samples and what says so.
 
-    source: measured, or modelled where no meter could be read; scope: what the meter sees (package, board, battery, node).
+    source: measured, or modelled where no meter could be read; scope: what the meter sees (package, board, battery, node);
+    error_frac: standard deviation that its makers, or the model's fit, state; None where nobody does.
     """
 
     mean_w: float
@@ -66,6 +67,7 @@ class Power:
     meter: str
     source: str = "measured"
     scope: str = "package"
+    error_frac: float | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
