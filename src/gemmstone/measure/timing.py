@@ -68,12 +68,19 @@ def timed(
 
     At least one sample is taken whatever the limit; the first call of all is always a warm-up.
     """
+    with prepared.around():
+        return _timed(prepared, limit_s, confidence, within, least, most, clock)
+
+
+def _timed(
+    prepared: Prepared, limit_s: float, confidence: float, within: float, least: int, most: int, clock: Clock
+) -> Timed:
     until = clock() + limit_s
     warm = [_sample(prepared, 1, clock)]
     warm_until = min(until, clock() + WARM_UP_S)
     while len(warm) < MOST_WARM_UP and clock() < warm_until:
         warm.append(_sample(prepared, 1, clock))
-    calls = min(max(math.ceil(SAMPLE_S / max(min(warm), 1e-9)), 1), MOST_CALLS)
+    calls = min(max(math.ceil(SAMPLE_S / max(min(warm) * prepared.calls, 1e-9)), 1), MOST_CALLS)
     if calls > 1:
         warm.append(_sample(prepared, calls, clock))
     kept: list[float] = []
@@ -92,7 +99,7 @@ def timed(
     finally:
         if collecting:
             gc.enable()
-    return Timed(np.array([*warm, *kept]), len(warm), calls)
+    return Timed(np.array([*warm, *kept]), len(warm), calls * prepared.calls)
 
 
 def _sample(prepared: Prepared, calls: int, clock: Clock) -> float:
@@ -102,7 +109,7 @@ def _sample(prepared: Prepared, calls: int, clock: Clock) -> float:
     for _ in range(calls):
         call()
     synchronize()
-    return (clock() - started) / calls
+    return (clock() - started) / (calls * prepared.calls)
 
 
 def _is_looked_at(count: int, least: int) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from importlib import import_module
 from typing import NamedTuple, Protocol
 
@@ -25,12 +26,15 @@ class Prepared(NamedTuple):
 
     Operands are random, never zeros. Those that would come from memory in use (weights, the KV cache, the arrays of STREAM)
     rotate over so many sets that the caches hold none when it comes around again; activations, which a kernel before has just
-    written, stay. check: the largest error against float64, over the largest value of the float64 result.
+    written, stay. check: the largest error against float64, over the largest value of the float64 result. calls: how often one
+    `call` does it, as a replayed graph does. around: a context with the settings that it runs under.
     """
 
     call: Callable[[], object]
     synchronize: Callable[[], None] = lambda: None
     check: Callable[[], float] | None = None
+    calls: int = 1
+    around: Callable[[], AbstractContextManager[object]] = nullcontext
 
 
 class Backend(Protocol):

@@ -1,0 +1,1 @@
+"""What the PyTorch backend runs: operations as models call them, and their operands."""
