@@ -54,7 +54,7 @@ class Watch:
     def __init__(
         self, device: str = "cpu", *, root: Path = proc.ROOT, clock: Callable[[], float] = time.perf_counter
     ) -> None:
-        self._look = lambda: _look(device, root, clock)
+        self._look: Callable[[], Seen] = lambda: _look(device, root, clock)
         self._before: Seen | None = None
         self._clocks: list[float] = []
         self._slowed: list[str] = []
