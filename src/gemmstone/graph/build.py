@@ -13,6 +13,7 @@ from gemmstone.core.work import Op
 from gemmstone.graph import tower
 from gemmstone.graph.blocks import layer_ops
 from gemmstone.graph.blocks.kind import ACTIVATION_BYTES, Place
+from gemmstone.graph.wide import in_fp32
 from gemmstone.ops import collective, elementwise, matmul
 
 
@@ -58,6 +59,8 @@ def build(model: Model, deployment: Deployment, step: Step) -> Groups:
         groups.append(OpGroup("pipeline", deployment.pipeline_parallel - 1, (_hand_over(model, place),)))
     if model.has_head or model.classes or model.pooler:
         groups.append(OpGroup("head", 1, tuple(_head(model, place))))
+    if deployment.model_dtype == "fp32":
+        groups = [group._replace(ops=tuple(in_fp32(op) for op in group.ops)) for group in groups]
     return tuple(groups)
 
 

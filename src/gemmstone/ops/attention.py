@@ -88,15 +88,16 @@ def prefill(
     reach = np.minimum(np.asarray(past, dtype=float), window) if window else past
     if chunk:
         reach = np.asarray(past, dtype=float) % chunk
-    element = dtypes.size(kv_cache)
-    queries = batch * tokens * heads * head_dim * 2.0
+    element, wide = dtypes.size(kv_cache), _activation_bytes(kv_cache)
+    queries = batch * tokens * heads * head_dim * wide
     return Op(
         name=name,
         kind="attention_prefill",
         flop=4.0 * batch * heads * head_dim * pairs,
-        read_bytes=queries + batch * kv_heads * head_dim * 2.0 * (tokens * 2.0 + reach * element),
+        read_bytes=queries + batch * kv_heads * head_dim * 2.0 * (tokens * wide + reach * element),
         write_bytes=queries + batch * kv_heads * head_dim * 2.0 * tokens * element,
-        variant=kv_cache if element < 2 else "bf16",
+        dtype=_computed(kv_cache),
+        variant=kv_cache if element < 2 else _computed(kv_cache),
         count=count,
         shape={
             "batch": batch,
@@ -139,14 +140,15 @@ def decode(
     seen = np.minimum(np.asarray(context, dtype=float), window) if window else context
     if chunk:
         seen = chunk_reach(context, chunk)
-    element = dtypes.size(kv_cache)
+    element, wide = dtypes.size(kv_cache), _activation_bytes(kv_cache)
     return Op(
         name=name,
         kind="attention_decode",
         flop=4.0 * batch * queries * heads * head_dim * seen,
-        read_bytes=batch * (queries * heads * head_dim * 2.0 + kv_heads * head_dim * 2.0 * element * seen),
-        write_bytes=batch * queries * (heads * head_dim * 2.0 + kv_heads * head_dim * 2.0 * element),
-        variant=kv_cache if element < 2 else "bf16",
+        read_bytes=batch * (queries * heads * head_dim * wide + kv_heads * head_dim * 2.0 * element * seen),
+        write_bytes=batch * queries * (heads * head_dim * wide + kv_heads * head_dim * 2.0 * element),
+        dtype=_computed(kv_cache),
+        variant=kv_cache if element < 2 else _computed(kv_cache),
         count=count,
         shape={
             "batch": batch,
@@ -158,6 +160,15 @@ def decode(
             "prompts": prompts,
         },
     )
+
+
+def _computed(kv_cache: str) -> str:
+    """The format of queries and outputs beside such a cache: fp32 where that is, 16 bits beside all others."""
+    return "fp32" if kv_cache == "fp32" else "bf16"
+
+
+def _activation_bytes(kv_cache: str) -> float:
+    return dtypes.size(_computed(kv_cache))
 
 
 def latent_prefill(

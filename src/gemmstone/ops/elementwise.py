@@ -27,6 +27,7 @@ def elementwise(
         read_bytes=read_elements * element,
         write_bytes=write_elements * element,
         weight_bytes=weight_bytes,
+        dtype="fp32" if variant == "fp32" else "bf16",
         variant=variant,
         routine=routine,
         count=count,

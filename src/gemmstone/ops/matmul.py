@@ -34,10 +34,10 @@ def gemm(
     k: Numbers,
     weights: str = "bf16",
     activations: str = "bf16",
-    output: str = "bf16",
+    output: str = "",
     count: float = 1.0,
 ) -> Op:
-    """C[m, n] = A[m, k] B[k, n] with B the weights.
+    """C[m, n] = A[m, k] B[k, n] with B the weights; written in fp32 where it computes in fp32, in 16 bits elsewhere.
 
     When activations are narrower than the output they are quantised in front of the product; the traffic of that,
     QUANTIZE_BYTES an element of A, is in shape["quantize_bytes"] and not in read_bytes.
@@ -48,7 +48,7 @@ def gemm(
         kind="gemm",
         flop=2.0 * m * n * k,
         read_bytes=m * k * dtypes.size(activations) + 1.0 * n * k * dtypes.size(weights),
-        write_bytes=m * n * dtypes.size(output),
+        write_bytes=m * n * dtypes.size(output or ("fp32" if activations == "fp32" else "bf16")),
         weight_bytes=1.0 * n * k * dtypes.size(weights),
         dtype=activations,
         variant=kernel_variant(weights, activations),
@@ -62,12 +62,13 @@ def batched_gemm(
 ) -> Op:
     """`batch` independent products [m, k] x [k, n], as in absorbing MLA's up-projections into queries and outputs."""
     element = dtypes.size(dtype)
+    written = dtypes.size("fp32" if dtype == "fp32" else "bf16")
     return Op(
         name=name,
         kind="batched_gemm",
         flop=2.0 * batch * m * n * k,
         read_bytes=batch * (m * k + n * k) * element,
-        write_bytes=batch * m * n * dtypes.size("bf16"),
+        write_bytes=batch * m * n * written,
         dtype=dtype,
         variant=dtype,
         count=count,

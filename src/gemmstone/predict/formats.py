@@ -30,12 +30,17 @@ def number_formats(
 
     Checkpoints in 4 bits quantise the feed-forward matrices of a mixture of experts and leave attention in the model's
     format, or in that of the engine's own recipes; of a dense model, and in GGUF files, they quantise all linear layers. Without bf16 (Volta, Turing)
-    models run in fp16, without fp16 in bf16.
+    models run in fp16, without fp16 in bf16. Checkpoints in fp32 are served in 16 bits on accelerators and stay what they are on
+    processors; with weights in fp32 all else is fp32, too.
     """
-    model_dtype = _sixteen_bits("bf16" if model.dtype in ("fp32", "tf32") else model.dtype, device)
+    stays = device.kind == "cpu" and weights is None and model.quantization is None
+    served = "bf16" if model.dtype in ("fp32", "tf32") and not stays else model.dtype
+    model_dtype = _sixteen_bits(served, device)
     stored, products = _weights(weights, model, device, engine, model_dtype)
     if activations:
         products = _asked_products(activations, stored, device)
+    if stored == products == "fp32":
+        model_dtype = "fp32"
     attention_weights, attention_activations = stored, products
     if model.is_moe and dtypes.size(stored) < NARROW and stored not in dtypes.GGUF:
         narrow = engine.narrow_recipes
