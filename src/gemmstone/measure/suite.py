@@ -1,0 +1,320 @@
+"""Which calls are measured: those of a grid that fits this machine, those that some order names first, or exactly a model's."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from gemmstone.core import dtypes
+from gemmstone.core.deployment import Deployment, Step
+from gemmstone.core.errors import BadRequest, MissingBackend
+from gemmstone.core.lookup import unknown
+from gemmstone.core.measurement import Call
+from gemmstone.core.model import Model
+from gemmstone.core.work import Op
+from gemmstone.graph.build import build
+from gemmstone.measure import host
+from gemmstone.measure.backends import BACKENDS, Backend, backend
+from gemmstone.measure.calls import CALLS, SOFTMAX, STREAM, operation
+from gemmstone.measure.peak import usable_cores
+
+# An order of calls of a family in a format, most telling first: (family, dtype) to calls; empty: the grid's own.
+Order = Callable[[str, str], Sequence[Call]]
+
+# [n, k] of matrices of Llama-shaped models of 50 million to 8 billion parameters, small and large taking turns
+MATRICES = (
+    *((2048, 2048), (512, 512), (4096, 4096), (2048, 512), (8192, 2048), (1024, 1024), (2048, 8192), (512, 2048)),
+    *((4096, 1024), (14336, 4096), (1536, 512), (32000, 512), (1024, 4096), (4096, 14336), (32000, 2048), (6144, 4096)),
+)
+ROWS = (1, 128, 16, 1024, 4, 512, 64, 2048, 8, 256, 32)
+HEADS = ((32, 8, 64), (8, 8, 64), (32, 8, 128), (16, 4, 64), (12, 12, 64))  # heads, kv_heads, head_dim
+PROMPTS = ((1, 512), (1, 64), (1, 2048), (4, 256), (1, 128), (1, 1024), (16, 128))  # batch, tokens
+CONTEXTS = ((1, 1024), (16, 256), (4, 2048), (1, 128), (16, 2048), (4, 512), (1, 4096))  # batch, context
+EXPERTS = ((8, 2, 1024, 2048), (64, 8, 1024, 512))  # experts, experts_per_token, hidden, intermediate
+WIDTHS = ((64, 2048), (1, 2048), (1024, 2048), (16, 512), (512, 512), (4, 4096), (2048, 4096), (128, 8192))
+VOCABULARIES = ((1, 32000), (16, 128256), (4, 32000))
+SOFTMAX_ROWS = ((1, 1 << 22), (256, 4096))  # past the caches in one row, and inside them
+COPIED_BYTES = (256 << 20, 1 << 20)
+STREAM_BYTES = 3 * 8  # STREAM's arrays are four times the caches at least (https://www.cs.virginia.edu/stream/ref.html)
+MOST_STREAM_ELEMENTS = 1 << 27
+# Steps that a model's own shapes are taken of: prompts, then decoding batches over contexts
+MODEL_PROMPTS = ((1, 128), (1, 512), (1, 2048))
+MODEL_BATCHES = {"cpu": (1, 4, 16), "cuda": (1, 8, 32, 128)}
+MODEL_CONTEXTS = (512, 2048)
+# A call that takes longer than this is left out where it is ours to choose: a sample of several would take the budget.
+# Rates that nobody has measured yet, to order by: a processor core and an accelerator of recent years, within a factor of ten.
+MOST_CALL_S = 0.15
+GUESSED_FLOP_PER_S = {"cpu": 3e10, "cuda": 5e13}
+GUESSED_BYTES_PER_S = {"cpu": 8e9, "cuda": 5e11}
+FORMATS = {"cpu": ("fp32",), "cuda": ("bf16", "fp16", "fp8", "fp32", "tf32")}
+PRODUCTS = ("gemm", "batched_gemm", "grouped_gemm", "attention_prefill", "attention_decode")
+SEVERAL = (*(f"stream_{name}" for name in STREAM), *(f"softmax_{name}" for name in SOFTMAX))  # by all backends
+
+
+@dataclass(frozen=True, kw_only=True)
+class Item:
+    """One call to be measured, and by whom."""
+
+    call: Call
+    backend: str
+    device: str = "cpu"
+    threads: int = 1
+
+    @property
+    def key(self) -> tuple[str, str, str, int]:
+        """That of its measurements."""
+        return self.call.key, self.backend, self.device, self.threads
+
+    def document(self) -> dict[str, Any]:
+        """As it stands in a draft, so that it can be gone on with."""
+        call = self.call
+        shape = {name: float(value) for name, value in call.shape.items()}
+        named = {"backend": self.backend, "device": self.device, "threads": self.threads}
+        return {"family": call.family, "dtype": call.dtype, "shape": shape, **named}
+
+
+def item(document: Mapping[str, Any]) -> Item:
+    """The Item of Item.document. Raises BadRequest for what is none."""
+    try:
+        call = Call(family=document["family"], dtype=document["dtype"], shape=dict(document["shape"]))
+        found = Item(
+            call=call,
+            backend=str(document["backend"]),
+            device=str(document["device"]),
+            threads=int(document["threads"]),
+        )
+    except (KeyError, TypeError, ValueError):
+        raise BadRequest("this draft does not say what was to be measured: begin anew") from None
+    operation(found.call)
+    if found.backend not in BACKENDS:
+        raise unknown("backend", found.backend, BACKENDS)
+    return found
+
+
+def guessed_s(call: Call, device: str, threads: int) -> float:
+    """Seconds that a call may take, before anything was measured: within a factor of ten."""
+    kind = "cpu" if device == "cpu" else "cuda"
+    op, cores = operation(call), threads if kind == "cpu" else 1
+    compute_s = float(op.flop) / (GUESSED_FLOP_PER_S[kind] * cores)
+    return compute_s + float(op.bytes) / GUESSED_BYTES_PER_S[kind]
+
+
+def items(
+    calls: Iterable[Call],
+    *,
+    device: str,
+    threads: int = 0,
+    backends: Sequence[str] = (),
+    say: Callable[[str], None] = print,
+) -> list[Item]:
+    """Who measures which call: the first backend that has it, for STREAM and softmax all that do.
+
+    Raises MissingBackend where a backend that was named cannot run here, or none can.
+    """
+    here = {name: backend(name) for name in backends} if backends else available(device, say)
+    here = {name: module for name, module in here.items() if device in module.devices()}
+    if not here:
+        raise MissingBackend(f"no backend runs on {device} here: pip install 'gemmstone[torch]'")
+    found: dict[tuple[str, str, str, int], Item] = {}
+    for call in calls:
+        able = [name for name, module in here.items() if module.supports(call, device)]
+        for name in able if call.family in SEVERAL or backends else able[:1]:
+            made = Item(call=call, backend=name, device=device, threads=threads or usable_cores())
+            found.setdefault(made.key, made)
+    return list(found.values())
+
+
+def available(device: str, say: Callable[[str], None] = print) -> dict[str, Backend]:
+    """The backends that can run here; `say` hears why PyTorch cannot, whose kernels predictions are made of."""
+    found: dict[str, Backend] = {}
+    for name in BACKENDS:
+        try:
+            found[name] = backend(name)
+        except MissingBackend as error:
+            if name == "pytorch":
+                say(str(error))
+        except ImportError:
+            continue  # a backend whose own file is not there
+    return found
+
+
+def grid(
+    *,
+    device: str = "cpu",
+    threads: int = 0,
+    families: Sequence[str] = (),
+    formats: Sequence[str] = (),
+    order: Order | None = None,
+) -> list[Call]:
+    """Calls of all families, or of some, that this machine can make in a fraction of a second, most telling first in each."""
+    for name in families:
+        if name not in CALLS:
+            raise unknown("kind of call", name, CALLS)
+    named = tuple(dtypes.resolve(name) for name in formats) or FORMATS["cpu" if device == "cpu" else "cuda"]
+    cores = threads or usable_cores()
+    found: dict[str, Call] = {}
+    for dtype in named:
+        for family, shapes in SHAPES.items():
+            if families and family not in families:
+                continue
+            first = list(order(family, dtype)) if order and family in PRODUCTS else []
+            own = [] if first else [Call(family=family, dtype=_dtype(family, dtype), shape=shape) for shape in shapes()]
+            for call in (*first, *own):
+                if guessed_s(call, device, cores) <= MOST_CALL_S and _fits(call, device):
+                    found.setdefault(call.key, call)
+    if families and not found:
+        raise BadRequest(f"nothing of {', '.join(families)} is measured here: see gemmstone measure --help")
+    return list(found.values())
+
+
+def _dtype(family: str, dtype: str) -> str:
+    """STREAM counts in fp64, and sampling is of fp32 logits, whatever a model computes in; what only moves bytes knows no fp8."""
+    if family in STREAMS:
+        return "fp64"
+    if family == "sampling" or family.startswith("softmax"):
+        return "fp32"
+    return "bf16" if dtype == "fp8" and family != "gemm" else "fp32" if dtype == "tf32" and family != "gemm" else dtype
+
+
+def _fits(call: Call, device: str) -> bool:
+    return device != "cpu" or float(operation(call).bytes) < 0.25 * host.available_bytes()
+
+
+def _gemms() -> Iterator[dict[str, float]]:
+    for number, m in enumerate(ROWS):
+        # every number of rows begins elsewhere in the matrices, so that few calls already tell of many of both
+        for at in range(len(MATRICES)):
+            n, k = MATRICES[(at + 5 * number) % len(MATRICES)]
+            if at % 4 == number % 4 or number < 2:
+                yield {"m": m, "n": n, "k": k}
+
+
+def _prefills() -> Iterator[dict[str, float]]:
+    for at, (batch, tokens) in enumerate(PROMPTS):
+        for heads, kv_heads, dim in (HEADS[at % len(HEADS)], HEADS[(at + 2) % len(HEADS)]):
+            yield {"batch": batch, "tokens": tokens, "heads": heads, "kv_heads": kv_heads, "head_dim": dim}
+
+
+def _decodes() -> Iterator[dict[str, float]]:
+    for at, (batch, context) in enumerate(CONTEXTS):
+        for heads, kv_heads, dim in (HEADS[at % len(HEADS)], HEADS[(at + 2) % len(HEADS)]):
+            yield {"batch": batch, "context": context, "heads": heads, "kv_heads": kv_heads, "head_dim": dim}
+
+
+def _experts() -> Iterator[dict[str, float]]:
+    for tokens in (1, 64, 8, 256):
+        for experts, each, hidden, intermediate in EXPERTS:
+            shape = {"experts": experts, "experts_per_token": each, "hidden": hidden, "intermediate": intermediate}
+            yield {"tokens": tokens, **shape}
+
+
+def _wide() -> Iterator[dict[str, float]]:
+    return ({"tokens": tokens, "width": width} for tokens, width in WIDTHS)
+
+
+def _stream() -> Iterator[dict[str, float]]:
+    yield {"elements": float(min(max(4 * host.last_level_bytes() // 8, 1 << 22), MOST_STREAM_ELEMENTS))}
+
+
+SHAPES: dict[str, Callable[[], Iterable[dict[str, float]]]] = {
+    "gemm": _gemms,
+    "attention_prefill": _prefills,
+    "attention_decode": _decodes,
+    "grouped_gemm": _experts,
+    "batched_gemm": lambda: ({"batch": b, "m": m, "n": 128, "k": 512} for b, m in ((16, 1), (16, 64))),
+    "norm": _wide,
+    "rotary": _wide,
+    "activation": _wide,
+    "embedding": _wide,
+    "elementwise": lambda: (
+        {"read_elements": 2.0 * n, "write_elements": 1.0 * n} for n in (1 << 20, 1 << 12, 1 << 16, 1 << 23)
+    ),
+    "sampling": lambda: ({"sequences": s, "vocab": v} for s, v in VOCABULARIES),
+    "softmax": lambda: ({"rows": r, "width": w} for r, w in SOFTMAX_ROWS),
+    **{f"softmax_{name}": lambda: ({"rows": r, "width": w} for r, w in SOFTMAX_ROWS) for name in SOFTMAX},
+    **{f"stream_{name}": _stream for name in STREAM},
+    "memory_copy": lambda: ({"message_bytes": size} for size in COPIED_BYTES),
+    "launch": lambda: ({"size": 1.0},),
+}
+STREAMS = tuple(f"stream_{name}" for name in STREAM)
+
+
+def of_model(model: Model, *, dtype: str, device: str = "cpu") -> list[Call]:
+    """The calls that prompts and decode steps of a model consist of, each once, the most common step's first."""
+    plain = dtypes.resolve(dtype)
+    run = Deployment(
+        engine="transformers",
+        weights=plain,
+        activations=plain,
+        attention_weights=plain,
+        attention_activations=plain,
+        kv_cache=plain,
+        model_dtype=plain,
+    )
+    found: dict[str, Call] = {}
+    for step in _steps(device):
+        for group in build(model, run, step):
+            sequences = float(np.max(step.sampled)) if group.name == "head" else float(np.max(step.tokens))
+            for op in group.ops:
+                call = _call(op, sequences, plain)
+                if call is not None:
+                    found.setdefault(call.key, call)
+    if not found:
+        raise BadRequest(f"{model.name} has no operations that can be measured apart")
+    return list(found.values())
+
+
+def _steps(device: str) -> Iterator[Step]:
+    batches = MODEL_BATCHES["cpu" if device == "cpu" else "cuda"]
+    for context in MODEL_CONTEXTS:
+        for batch in batches:
+            yield Step(decode_seqs=float(batch), decode_context=float(context))
+    for batch, tokens in MODEL_PROMPTS:
+        yield Step(prefill_seqs=float(batch), prefill_tokens=float(tokens))
+
+
+def _call(op: Op, tokens: float, dtype: str) -> Call | None:
+    """The call that an operation of a graph is; None for one that nothing can be measured of apart."""
+    shape = {name: float(np.max(value)) for name, value in op.shape.items()}
+    if not float(np.max(op.bytes)):
+        return None  # of a step that has no prompts, or nothing but prompts
+    if op.kind in ("gemm", "batched_gemm", "attention_prefill", "attention_decode"):
+        family = CALLS[op.kind]
+        return Call(
+            family=op.kind, dtype=dtype, shape={n: shape[n] for n in (*family.columns, *family.defaults) if n in shape}
+        )
+    if op.kind == "grouped_gemm":
+        each = shape["routed_rows"] / shape["tokens"]
+        return Call(
+            family="grouped_gemm",
+            dtype=dtype,
+            shape={
+                "tokens": shape["tokens"],
+                "experts": shape["local_experts"],
+                "experts_per_token": each,
+                "hidden": shape["hidden"],
+                "intermediate": shape["intermediate"],
+            },
+        )
+    return _moving(op, tokens, dtype) if op.kind == "elementwise" else None
+
+
+def _moving(op: Op, tokens: float, dtype: str) -> Call | None:
+    """Work that only moves bytes says how many; with the step's tokens that is how wide its rows are."""
+    if op.routine == "sampling":
+        vocab = float(np.max(op.write_bytes)) / dtypes.size("fp32") / tokens
+        return Call(family="sampling", dtype="fp32", shape={"sequences": tokens, "vocab": vocab})
+    reads, writes = (float(np.max(value)) / dtypes.size(dtype) for value in (op.read_bytes, op.write_bytes))
+    width = {"norm": writes / 2.0, "rotary": writes, "activation": writes, "embedding": writes}.get(op.routine, 0.0)
+    width /= tokens
+    if not width:
+        return Call(family="elementwise", dtype=dtype, shape={"read_elements": reads, "write_elements": writes})
+    if width != int(width):
+        return None
+    shape = {"tokens": tokens, "width": width}
+    if op.routine == "activation":
+        shape["gated"] = float(reads > writes)
+    return Call(family=op.routine, dtype=dtype, shape=shape)
