@@ -130,7 +130,7 @@ class Draft:
     def close(self) -> None:
         """Lets others resume it."""
         if self._journal is not None:
-            os.close(self._journal)
+            folders.close(self._journal)
             self._journal = None
 
     def hold(self) -> int:
@@ -149,7 +149,7 @@ class Draft:
             _, self._end = self._read()
             os.ftruncate(file, self._end)
         except BaseException as error:
-            os.close(file)
+            folders.close(file)
             if isinstance(error, OSError):
                 raise folders.cannot(path, error) from None
             raise

@@ -69,6 +69,12 @@ def content(path: Path, most_bytes: int) -> bytes:
     except OSError as error:
         raise BadRequest(f"cannot read {path}: {error.strerror}") from None
     finally:
+        close(file)
+
+
+def close(file: int) -> None:
+    """Closes a descriptor whose bytes are on the disk, or were only read: what it complains of has no consequence."""
+    with suppress(OSError):
         os.close(file)
 
 
@@ -86,7 +92,7 @@ def write_new(path: Path, data: bytes) -> None:
     try:
         write_all(file, data)
     finally:
-        os.close(file)
+        close(file)
 
 
 def sync(folder: Path) -> None:
@@ -95,7 +101,7 @@ def sync(folder: Path) -> None:
     try:
         os.fsync(file)
     finally:
-        os.close(file)
+        close(file)
 
 
 def make(folder: Path) -> None:

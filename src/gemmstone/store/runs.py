@@ -52,8 +52,10 @@ def find(id: str, kind: str | None = None) -> Run:
     where = root()
     if folders.ID.fullmatch(id) and (where / folders.RUNS / id).is_dir():
         return finished(where, id)
-    runs = all_runs(kind)
+    runs, problems = scan(kind)
     of_kind = f" of kind {kind}" if kind else ""
+    if not runs and problems:
+        raise NoAnswer(f"there are no whole runs{of_kind} in {where}: {problems[-1]}")
     if not runs:
         raise NoAnswer(f"there are no runs{of_kind} in {where}: measure first, as gemmstone measure kernels does")
     asked = LATEST.fullmatch(id)

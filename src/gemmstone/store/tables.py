@@ -85,7 +85,9 @@ def table(name: str, data: bytes) -> Any:
         groups = [metadata.row_group(number) for number in range(metadata.num_row_groups)]
         if metadata.num_rows > most or sum(group.total_byte_size for group in groups) > MOST_BYTES:
             raise ValueError(f"{name} has more rows or bytes than any run")
-        return file.read(columns=[column for column in schema.names if column in file.schema_arrow.names])
+        return file.read(
+            columns=[column for column in schema.names if column in file.schema_arrow.names], use_threads=False
+        )
     except (pa.ArrowException, OSError, OverflowError, MemoryError) as error:
         raise ValueError(f"{name} is no Parquet file: {str(error)[:200]}") from None
 
