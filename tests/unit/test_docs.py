@@ -27,6 +27,7 @@ from gemmstone import api
 from gemmstone.catalog import calibration_files
 from gemmstone.cli.main import VERBS, app
 from gemmstone.plan.question import Question
+from gemmstone.simulate.engine.compiled import cache_folder
 from gemmstone.simulate.metrics import METRICS
 from gemmstone.simulate.traffic import distribution
 
@@ -62,6 +63,16 @@ def blocks(text: str) -> Iterator[Block]:
         adjacent = end >= 0 and not text[end : found.start()].strip()
         yield Block(found[1], found[2], found.span(2), end if adjacent else -1)
         end = found.end()
+
+
+def share_kernels(folder: Path) -> None:
+    """Lets commands in `folder` use what is compiled already: all else of a newcomer's machine starts empty."""
+    compiled = Path(cache_folder()).parent
+    compiled.mkdir(parents=True, exist_ok=True)
+    link = folder / ".cache" / "gemmstone" / compiled.name
+    link.parent.mkdir(parents=True, exist_ok=True)
+    if not link.exists():
+        link.symlink_to(compiled, target_is_directory=True)
 
 
 def run(commands: str, folder: Path) -> subprocess.CompletedProcess[str]:
@@ -123,6 +134,7 @@ def renewed(shown: str, actual: str) -> list[str]:
 def replay(page: str, folder: Path, choose: Callable[[str, str], list[str]] = matched) -> str:
     """The page with every output shown replaced by what its commands print now; `choose` says which lines of it."""
     text = read(page)
+    share_kernels(folder)
     printed, edits = "", []
     for block in blocks(text):
         if block.language == "sh":
