@@ -119,7 +119,7 @@ def _facts(found: Mapping[str, Any]) -> dict[str, str]:
         elif isinstance(value, (list, tuple)) and any(isinstance(part, Mapping) for part in value):
             for index, part in enumerate(value[:MOST_FACTS]):
                 walk(f"{name}.{index}", part, depth + 1)
-        elif value is not None:
+        elif value is not None and value not in ("", [], ()):
             facts[name] = " ".join(map(_text, value)) if isinstance(value, (list, tuple)) else _text(value)
 
     walk("", found, 0)
