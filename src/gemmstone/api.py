@@ -1,6 +1,6 @@
 """The verbs: what the command line, other programs and notebooks call. Each answers with the contract's JSON document.
 
-predict, predict_cases, plan, simulate, traffic, compare, validate, calibrate, catalog_devices, catalog_models, catalog_engines
+predict, predict_cases, plan, simulate, traffic, compare, validate, measure_kernels, calibrate, catalog_devices, catalog_models, catalog_engines
 """
 
 from __future__ import annotations
@@ -47,6 +47,7 @@ __all__ = [
     "changes",
     "compare",
     "image_size",
+    "measure_kernels",
     "money",
     "plan",
     "predict",
@@ -400,6 +401,49 @@ def suggest_measurements(
     from gemmstone.calibrate import session  # lazy: no other verb needs what reads tables
 
     return {**_head("calibrate", []), "suggested": session.suggest(device, count, family, engine, known)}
+
+
+def measure_kernels(
+    *,
+    budget: str = "",
+    model: str = "",
+    families: Sequence[str] = (),
+    dtypes: Sequence[str] = (),
+    backends: Sequence[str] = (),
+    device: str = "cpu",
+    threads: int = 0,
+    label: str = "",
+    resume: str = "",
+    spent_s: float = 0.0,
+    progress: Callable[[float, float, str], None] = lambda done, total, what: None,
+    say: Callable[[str], None] = lambda line: None,
+) -> dict[str, Any]:
+    """Kernels measured on this machine within a budget and kept in the store: the document `gemmstone.measure/1`.
+
+    `model`: exactly the shapes of that model; without it those that tell most. `spent_s` of the budget are gone already. `say`
+    gets a line per warning. Interrupted, the document says so, and `resume` (the run's id, or latest) goes on.
+    """
+    from gemmstone.measure import kernels  # lazy: no prediction measures
+
+    asked = kernels.Asked(
+        budget=budget,
+        model=load_model(model) if model else None,
+        families=tuple(families),
+        formats=tuple(dtypes),
+        backends=tuple(backends),
+        device=device,
+        threads=threads,
+        label=label,
+        resume=resume,
+    )
+    said: list[str] = []
+
+    def hear(line: str) -> None:
+        said.append(line)
+        say(line)
+
+    document = kernels.kernels(asked, spent_s=spent_s, progress=progress, say=hear)
+    return {**_head("measure", said), **document}
 
 
 def traffic_show(name: str, *, rate: float | None = None, **asked: Any) -> dict[str, Any]:

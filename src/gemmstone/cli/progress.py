@@ -10,10 +10,11 @@ from typing import Any, TextIO
 
 AFTER_S = 2.0  # what is done sooner needs no bar
 REFRESH_S = 0.2
+MOST_CHARS = 60  # of what is at hand
 
 
 class Progress:
-    """Called with what is done and what there is to do in all; use as a context, so that the bar goes when the work ends.
+    """Called with what is done, what there is to do in all, and what is at hand; use as a context, so that the bar goes when the work ends.
 
     Nothing is written while `stream` is no terminal, nor in the first two seconds. A total of 0 is one that is not known.
     """
@@ -32,7 +33,7 @@ class Progress:
             self._next_s = self._clock() + AFTER_S
         return self
 
-    def __call__(self, done: float, total: float = 0.0) -> None:
+    def __call__(self, done: float, total: float = 0.0, what: str = "") -> None:
         now_s = self._clock()
         if now_s < self._next_s:
             return
@@ -40,7 +41,8 @@ class Progress:
         if self._bar is None:
             self._bar, self._task = _started(self._label, self._stream)
         amount = f"{done:,.0f}" + (f" of {total:,.0f}" if total else "") + (f" {self._unit}" if self._unit else "")
-        self._bar.update(self._task, completed=done, total=total or None, amount=amount)
+        shown = f"{amount}: {what[:MOST_CHARS]}" if what else amount
+        self._bar.update(self._task, completed=done, total=total or None, amount=shown)
         self._bar.refresh()
 
     def __exit__(
