@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import ctypes
 import math
-import os
 import threading
 import time
 from collections.abc import Callable
@@ -17,13 +16,13 @@ import numpy as np
 
 from gemmstone.catalog import device_files
 from gemmstone.core.errors import BadRequest, MissingBackend
-from gemmstone.measure import native
+from gemmstone.measure import host, machine, native
+from gemmstone.measure.clock import effective_hz
 
 SOURCES = Path(__file__).parent / "sources"
 FLAGS = ("-O2", "-march=native", "-ffp-contract=fast")
 PASS_S, PASSES = 0.04, (3, 25)  # at least, at most
 AGREE = 0.01  # the two best passes do, or there are more: others use these cores too
-CLOCK_S = 0.02
 ELEMENT_BYTES = {"fp64": 8, "fp32": 4, "fp16": 2, "bf16": 2, "int8": 1}
 # Bytes of vectors that the units of one core take a cycle at most, times two FLOP: two units of any width on x86 (Agner Fog,
 # "The microarchitecture of Intel, AMD and VIA CPUs"), four of 16 bytes on wide Arm cores (Arm Neoverse V1 Optimization Guide).
@@ -49,7 +48,7 @@ TRIAD_PASSES, TRIAD_S = 10, 2.0
 class Peak:
     """The most FLOP/s that was reached in a format; `how` says by what, `doubt` why it may be wrong (empty: plausible).
 
-    clock_hz: of one core just before, 0.0 unknown; source: measured, or datasheet.
+    clock_hz: of one core just after, 0.0 unknown; source: measured, or datasheet.
     """
 
     dtype: str
@@ -74,27 +73,8 @@ class Triad:
 
 
 def usable_cores() -> int:
-    """Processors that this process may use at once: its affinity, and its group's share of CPU time."""
-    allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return max(1, math.ceil(min(allowed, _quota())))
-
-
-def _quota() -> float:
-    """CPUs' worth of time that the control group may take (cgroup v2, then v1); infinite without a limit."""
-    try:
-        limit, period = Path("/sys/fs/cgroup/cpu.max").read_text(encoding="ascii").split()[:2]
-    except (OSError, ValueError):
-        folder = Path("/sys/fs/cgroup/cpu")
-        try:
-            limit, period = (
-                (folder / f"cpu.cfs_{name}_us").read_text(encoding="ascii") for name in ("quota", "period")
-            )
-        except (OSError, ValueError):
-            return math.inf
-    try:
-        return float(limit) / float(period) if float(limit) > 0 else math.inf
-    except (ValueError, ZeroDivisionError):  # "max"
-        return math.inf
+    """Processors that this process may keep busy at once: its affinity, and its group's share of CPU time."""
+    return max(1, math.ceil(float(machine.limits()["usable_cores"])))
 
 
 def peak_flop_per_s(dtype: str, threads: int = 0) -> float:
@@ -102,7 +82,6 @@ def peak_flop_per_s(dtype: str, threads: int = 0) -> float:
     return peak(dtype, threads).flop_per_s
 
 
-@cache
 def peak(dtype: str, threads: int = 0) -> Peak:
     """The measured peak of this machine's processor in a format, with all usable cores unless `threads` says how many.
 
@@ -122,7 +101,6 @@ def _compiled(dtype: str, threads: int) -> Peak:
     library = _library()
     if not hasattr(library, dtype):
         return _instead(dtype, threads)
-    library.clock_hz.restype, library.clock_hz.argtypes = ctypes.c_double, [ctypes.c_double]
     by_tiles = hasattr(library, f"{dtype}_tiles") and bool(library.tiles_allowed())
     loop = getattr(library, f"{dtype}_tiles" if by_tiles else dtype)
     loop.restype, loop.argtypes = None, [ctypes.c_double, ctypes.POINTER(ctypes.c_double)]
@@ -132,9 +110,8 @@ def _compiled(dtype: str, threads: int) -> Peak:
         loop(PASS_S, out)
         return out[0], out[1], math.isclose(out[2], out[3], rel_tol=SUM_WITHIN)
 
-    clock_hz = max(float(library.clock_hz(CLOCK_S)) for _ in range(3))
     flop_per_s, is_right = _best(once, threads)
-    clock_hz = max(clock_hz, float(library.clock_hz(CLOCK_S)))
+    clock_hz = effective_hz() or 0.0
     vector = int(library.vector_bytes())
     return Peak(
         dtype=dtype,
@@ -179,6 +156,8 @@ def doubt(
     units = {TILE_BYTES: 1, 16: MOST_VECTORS_ARM}.get(vector_bytes, MOST_VECTORS)
     most = threads * clock_hz * units * 2.0 * vector_bytes / ELEMENT_BYTES[dtype]
     cores = f"{threads} cores at {clock_hz / 1e9:.2f} GHz can do in {dtype} ({most / 1e9:.0f} GFLOP/s)"
+    if not clock_hz:
+        return ""
     if flop_per_s > DOUBT_ABOVE * most:
         return f"{flop_per_s / 1e9:.0f} GFLOP/s is more than {cores}"
     if flop_per_s < DOUBT_BELOW * most:
@@ -316,10 +295,8 @@ def triad(threads: int = 0, limit_s: float = TRIAD_S) -> Triad:
 
 
 def _triad_elements() -> int:
-    import psutil
-
     wanted = max(CACHES * last_level_bytes(), LEAST_TRIAD_BYTES)
-    return int(min(wanted, TRIAD_SHARE * psutil.virtual_memory().available / 3) // 8)
+    return int(min(wanted, TRIAD_SHARE * host.available_bytes() / 3) // 8)
 
 
 @cache

@@ -179,19 +179,3 @@ TILES(int8, int8_TILE, int, 4)
 #else
 int tiles_allowed(void) { return 0; }
 #endif
-
-/* Dependent additions, one a cycle on every core that is built: cycles a second. */
-double clock_hz(double seconds) {
-    const double from = now();
-    double until = from, steps = 0.0;
-    size_t x = 1, y = (size_t)from;
-    do {
-        for (int i = 0; i < 4000; i++) {
-#define ADD(j) x += y; __asm__ volatile("" : "+r"(x) : "r"(y));
-            ADD(0) ADD(1) ADD(2) ADD(3) ADD(4) ADD(5) ADD(6) ADD(7)
-        }
-        steps += 4000.0 * 8.0;
-        until = now();
-    } while (until - from < seconds);
-    return steps / (until - from);
-}
