@@ -1,6 +1,7 @@
 """Fitted coefficients, one JSON file per device: those that are shipped, or the user's own.
 
 The environment variable GEMMSTONE_CALIBRATION names a directory, or a calibration that `gemmstone calibrate --name NAME` made.
+A calibration that `gemmstone calibrate` made of measurements of this very machine is used for that machine (--on NAME) without it.
 What lies there comes first: its fits of a family, engine and number format replace the shipped ones on the same device, and
 its calibration_engines.json those of the engines.
 """
@@ -23,6 +24,8 @@ from gemmstone.core.errors import BadRequest
 DIRECTORY = Path(__file__).parent / "calibration"
 VARIABLE = "GEMMSTONE_CALIBRATION"
 THIS_MACHINE = "this-machine"  # the name of a calibration that was given none
+MACHINE = "device.toml"  # in the folder of a calibration: the machine that it is of
+NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 MAX_FILE_BYTES = 4 << 20
 MAX_FITS = 2000
 _VERSION = re.compile(r"v?(\d{1,4})\.(\d{1,4})", re.ASCII)
@@ -41,7 +44,7 @@ def load(device: str) -> tuple[Fit, ...]:
     What the user's own lack, other families or formats, is the shipped one's to say.
     """
     mine, shipped = (
-        tuple(fit for folder in folders for fit in _of(folder, device)) for folders in (own(), (DIRECTORY,))
+        tuple(fit for folder in folders for fit in _of(folder, device)) for folders in (own(device), (DIRECTORY,))
     )
     said = {_kind(fit) for fit in mine}
     return mine + tuple(fit for fit in shipped if _kind(fit) not in said)
@@ -63,14 +66,34 @@ def named(name: str) -> Path:
     return (Path(home) if home else Path.home() / ".local" / "share") / "gemmstone" / "calibration" / name
 
 
-def own() -> tuple[Path, ...]:
-    """The user's own folder of coefficients; () without one. Raises BadRequest where the variable names none."""
+def machine(name: str) -> Path | None:
+    """The description of a machine that was measured and calibrated under this name; None where there is none.
+
+    It lies with the coefficients that were fitted there, which are for that machine alone.
+    """
+    path = named(name) / MACHINE
+    return path if NAME.fullmatch(name) and path.is_file() else None
+
+
+def machines() -> list[str]:
+    """Names of the machines that were calibrated from measurements of their own, sorted."""
+    folder = named("")
+    return sorted(path.parent.name for path in folder.glob(f"*/{MACHINE}")) if folder.is_dir() else []
+
+
+def own(device: str = "") -> tuple[Path, ...]:
+    """The user's own folders of coefficients: what the variable names, and what was measured on `device` itself.
+
+    Raises BadRequest where the variable names none.
+    """
     asked = os.environ.get(VARIABLE, "")
+    measured = machine(device) if device else None
+    here = () if measured is None else (measured.parent,)
     if not asked:
-        return ()
+        return here
     for folder in (Path(asked), named(asked)):
         if folder.is_dir():
-            return (folder,)
+            return (folder, *(path for path in here if path != folder))
     raise BadRequest(
         f"{VARIABLE} names {asked!r}, which is neither a directory of calibration files nor a calibration of that name"
     )
@@ -122,13 +145,13 @@ METERED_FILE = Path(__file__).parent / "calibration_engines_energy.json"
 
 
 @cache
-def engine_fit(engine: str, era: str = "") -> EngineFit:
-    """What an engine adds to its kernels; the generic engine's numbers for one that was never measured.
+def engine_fit(engine: str, era: str = "", device: str = "") -> EngineFit:
+    """What an engine adds to its kernels, on `device` where that was measured; the generic engine's for one that never was.
 
     `era` names an older generation of the engine that was fitted apart, as "0.14", or "static" for the offline scripts
     of 2024.
     """
-    document = _engines()
+    document = _engines(device if machine(device) else "")
     for key in (f"{engine}@{era}" if era else engine, f"generic@{era}" if era else "generic", engine, "generic"):
         if key in document:
             return _engine_fit(document[key])
@@ -152,9 +175,9 @@ def era(engine: str, version: str) -> str:
 
 
 @cache
-def _engines() -> dict[str, Any]:
+def _engines(device: str = "") -> dict[str, Any]:
     document: dict[str, Any] = {}
-    for path in (ENGINES_FILE, *(directory / ENGINES_FILE.name for directory in own())):
+    for path in (ENGINES_FILE, *(directory / ENGINES_FILE.name for directory in reversed(own(device)))):
         if path.is_file():
             document |= json.loads(path.read_text(encoding="utf-8"))
     for key, entry in json.loads(METERED_FILE.read_text(encoding="utf-8")).items():

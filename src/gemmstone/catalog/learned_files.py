@@ -78,7 +78,7 @@ def find(fit: Fit) -> Residual | None:
 def load(device: str) -> tuple[Stored, ...]:
     """The files of a device slug, the user's own first; () for a device that nothing was learned of."""
     found = []
-    for directory in (*(own / DIRECTORY.name for own in calibration_files.own()), DIRECTORY):
+    for directory in (*(own / DIRECTORY.name for own in calibration_files.own(device)), DIRECTORY):
         path = directory / f"{device}.npz"
         # a slug is a plain file name; anything else is no device of this catalogue
         if path.parent == directory and path.is_file():

@@ -47,7 +47,7 @@ TEXTS = ("family", "device", "engine", "version", "variant", "kernel")
 def own(device: str) -> tuple[MeasuredKernel, ...]:
     """The user's own measurements of a device, from the calibration that GEMMSTONE_CALIBRATION names; () without any."""
     found: tuple[MeasuredKernel, ...] = ()
-    for folder in calibration_files.own():
+    for folder in calibration_files.own(device):
         path = folder / f"{device}{SUFFIX}"
         if path.parent == folder and path.is_file():
             kernels = load(path, path.stat().st_mtime_ns)

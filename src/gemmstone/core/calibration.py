@@ -64,10 +64,12 @@ class EngineFit:
     kernels before). request_s: transport of a request up to its first token, prompt_token_s: tokenising a token of its prompt;
     first_token_steps: decode steps a finished first token waits until it is sent; attention_dp_steps: those a prompt waits
     until the other attention-DP ranks have one too.
-    error fractions: standard deviations of the log on held-out groups.
+    error fractions: standard deviations of the log on held-out groups. per_layer_s: what the model's code adds to the kernels of a
+    layer where every call returns with its result, as on a processor. measured: when and by which run, empty for what is shipped.
     """
 
     step_s: float = 0.0
+    per_layer_s: float = 0.0
     per_sequence_s: float = 0.0
     per_prefill_token_s: float = 0.0
     launch_s: float = 0.0
@@ -84,6 +86,7 @@ class EngineFit:
     throughput_error_frac: float = 0.3
     scales: Mapping[str, Scale] = field(default_factory=dict)
     rows: int = 0
+    measured: str = ""
     inputs: Mapping[str, str] = field(default_factory=dict)
 
 

@@ -86,13 +86,20 @@ class Candidates(NamedTuple):
 
 
 def candidates(
-    lent: Lender, family: str, variant: str, engine: str, launch_factor: float = 1.0, quantize_factor: float = 1.0
+    lent: Lender,
+    family: str,
+    variant: str,
+    engine: str,
+    launch_factor: float = 1.0,
+    quantize_factor: float = 1.0,
+    routine: str = "",
 ) -> Candidates:
     """The fits for an operation family and kernel variant, best match first; BadRequest when nothing comes close.
 
     launch_factor multiplies t0, the part of a call that is not its work; quantize_factor cq, the pass that quantises
     activations. Tables measured without CUDA graphs carry a
-    host_floor; where graphs replay the kernels it is left out, and the host's own term counts launches elsewhere.
+    host_floor; where graphs replay the kernels it is left out, and the host's own term counts launches elsewhere. Where some
+    fits are of the very `routine`, they are preferred to those of other routines of the family.
     """
     measured = "all_reduce" if variant == THROUGH_HOST else RELATED.get(family, family)
     for stand_in in (variant, *STAND_INS.get(variant, ("bf16",))):
@@ -105,6 +112,7 @@ def candidates(
                 and _offered(fit, owner, engine)
             )
             if fits:
+                fits = tuple(fit for fit in fits if routine and fit.kernel == routine) or fits
                 # what a law leaves open of a fit is in its own error
                 error = max(fit.error_frac**2 + lent.error_frac**2 * ("law" not in fit.inputs) for fit in fits)
                 error += STAND_IN_ERROR**2 * ((stand_in != variant) + (measured != family))

@@ -74,7 +74,7 @@ class Pricing:
     fallbacks: set[tuple[str, str]] = field(default_factory=set, init=False, repr=False)
     # kinds of operation of which the asked fidelity priced some
     answered: set[str] = field(default_factory=set, init=False, repr=False)
-    _candidates: dict[tuple[str, str], Candidates] = field(default_factory=dict, init=False, repr=False)
+    _candidates: dict[tuple[str, str, str], Candidates] = field(default_factory=dict, init=False, repr=False)
     _residuals: dict[tuple[str, str], tuple[Residual | None, ...]] = field(default_factory=dict, init=False, repr=False)
     _measurements: dict[tuple[str, str], tuple[measured.Curve, ...]] = field(
         default_factory=dict, init=False, repr=False
@@ -377,11 +377,13 @@ class Pricing:
         )  # a faster one was given: a bridge
 
     def _lookup(self, op: Op) -> Candidates:
-        key = (op.kind, THROUGH_HOST if self._through_host(op) else op.variant)
+        key = (op.kind, THROUGH_HOST if self._through_host(op) else op.variant, op.routine)
         found = self._candidates.get(key)
         if found is None:
             launch = 1.0 if op.kind in COLLECTIVES else self.engine_fit.launch_factor * self.scale.launch
-            found = candidates(self.lender, *key, self.engine, launch, self.engine_fit.quantize_factor)
+            family, variant, routine = key
+            quantize = self.engine_fit.quantize_factor
+            found = candidates(self.lender, family, variant, self.engine, launch, quantize, routine)
             self._candidates[key] = found
         return found
 

@@ -1,7 +1,7 @@
 """How long a step takes: the operations of a step priced on the devices, plus the engine's own time on the host.
 
     step = max(device, launches) + host
-    host = step_s + per_sequence_s * sequences + per_prefill_token_s * prefill tokens
+    host = step_s + per_layer_s * layers + per_sequence_s * sequences + per_prefill_token_s * prefill tokens
 
 Sequences and tokens are those of one attention-DP rank: every rank has a scheduler of its own.
 
@@ -61,6 +61,7 @@ class StepTimer:
         prefill_tokens = np.asarray(step.prefill_seqs * step.prefill_tokens, dtype=float)
         host_s = self.pricing.scale.host * (
             self.host.step_s
+            + self.host.per_layer_s * self.model.num_layers
             + self.host.per_sequence_s * sequences
             + self.host.per_prefill_token_s * prefill_tokens
             + np.zeros_like(device.time_s)

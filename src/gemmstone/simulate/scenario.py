@@ -225,8 +225,10 @@ def pricing(hardware: Hardware, style: Style) -> Pricing:
     if style.fidelity == "limit":  # no engine's habits belong to the physical bound
         fitted = EngineFit()
     else:
-        fitted = calibration_files.engine_fit(engine.name, style.era)
-        fitted = replace(fitted, launch_s=fitted.launch_s or engine.launch_s)
+        device = load_cluster(hardware).device
+        fitted = calibration_files.engine_fit(engine.name, style.era, device.slug)
+        if not fitted.measured:  # what was measured here holds the launches already
+            fitted = replace(fitted, launch_s=fitted.launch_s or engine.launch_s)
     return Pricing(
         cluster=load_cluster(hardware),
         engine=engine.name,

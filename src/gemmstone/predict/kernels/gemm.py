@@ -10,6 +10,12 @@ from about ks steps on the library splits the loop among blocks (cuBLAS does, at
 that this kernel never does). cq weighs the quantisation of activations, a bandwidth-bound kernel in front; co the output, which
 a block writes when its loop is done. host_floor is the host's time to launch the call: it shows where a table was measured
 without CUDA graphs, is 0 elsewhere, and has to be left out for an engine that replays graphs.
+
+Libraries for processors reorder the weights of a product of several rows into panels before they multiply (packing: Goto and van de
+Geijn, "Anatomy of high-performance matrix multiplication", ACM TOMS 34(3), 2008, section 4), which a vector by a matrix does without.
+cp weighs that pass over the weights, mr are the rows of a panel, which fewer rows fill with nothing; both are absent elsewhere:
+
+    FLOP -> FLOP sqrt(1 + (mr / m)^2),  busy -> busy + cp n k bytes / B      from two rows on
 """
 
 from __future__ import annotations
@@ -18,6 +24,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
+from gemmstone.core import dtypes
 from gemmstone.core.calibration import KernelTime, Rates
 from gemmstone.core.deployment import Array
 from gemmstone.core.work import Op
@@ -34,7 +41,7 @@ def soft_max(a: Array, b: Array, p: float) -> Array:
 
 
 def gemm(op: Op, rates: Rates, c: Mapping[str, float]) -> KernelTime:
-    """Seconds of one GEMM call. Coefficients: ec, eb, p, cq, tk, tm, mh, ks, ps, co, t0, host_floor.
+    """Seconds of one GEMM call. Coefficients: ec, eb, p, cq, tk, tm, mh, ks, ps, co, t0, host_floor; of processors cp, mr.
 
     The same form serves `batched_gemm`: `batch` products share the device, each walks its own k loop.
     """
@@ -45,9 +52,15 @@ def gemm(op: Op, rates: Rates, c: Mapping[str, float]) -> KernelTime:
     quantize_s = c["cq"] / rates.bytes_per_s * shape["quantize_bytes"]
     output_s = c["co"] / rates.bytes_per_s * op.write_bytes
     k = np.asarray(shape["k"], dtype=float)
+    several = np.clip(m - 1.0, 0.0, 1.0)  # a mean of rows between one and two packs as often
+    if c.get("mr"):
+        compute_s = compute_s * np.sqrt(1.0 + several * (c["mr"] / np.maximum(m, 1e-30)) ** 2)
     serial_s = (c["tk"] + c["tm"] * m / (m + c["mh"])) * k / np.sqrt(1.0 + (k / c["ks"]) ** 2)
     busy_s = soft_max(soft_max(compute_s, memory_s, c["p"]) + quantize_s, serial_s, c["ps"])
     time_s = busy_s + c["t0"] + output_s
+    if c.get("cp"):
+        packed_s = several * c["cp"] / rates.bytes_per_s * (k * shape["n"] * dtypes.size(op.dtype))
+        time_s, memory_s = time_s + packed_s, memory_s + packed_s
     if c["host_floor"]:
         time_s = soft_max(time_s, np.full_like(time_s, c["host_floor"]), FLOOR_SHARPNESS)
     return KernelTime(time_s, compute_s, memory_s + quantize_s + output_s, 0.0, c["t0"] + serial_s)
