@@ -126,8 +126,8 @@ def _block_exponentials(x: Array, reference: Any, to: Array) -> None:
 @_reordered
 def _block_sum(values: Array) -> Any:
     total = single(0.0)
-    for value in values:
-        total += value
+    for i in range(values.size):  # an iterator would be gone over one by one
+        total += values[i]
     return total
 
 
