@@ -48,6 +48,7 @@ __all__ = [
     "compare",
     "image_size",
     "measure_kernels",
+    "measure_power",
     "money",
     "plan",
     "predict",
@@ -444,6 +445,13 @@ def measure_kernels(
 
     document = kernels.kernels(asked, spent_s=spent_s, progress=progress, say=hear)
     return {**_head("measure", said), **document}
+
+
+def measure_power(*, device: str = "", seconds: float = 0.0) -> dict[str, Any]:
+    """Meters of power that are on this machine, or why not, and what they show over `seconds`: `gemmstone.measure/1`."""
+    from gemmstone.measure import power  # lazy: no prediction measures
+
+    return {**_head("measure", []), **power.readings(device, seconds)}
 
 
 def traffic_show(name: str, *, rate: float | None = None, **asked: Any) -> dict[str, Any]:

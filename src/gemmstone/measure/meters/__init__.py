@@ -9,6 +9,7 @@ short for a meter refused (zeus answers 0 or, if asked to, guesses), and a model
 from __future__ import annotations
 
 from importlib import import_module
+from typing import NamedTuple
 
 from gemmstone.core.errors import MissingBackend
 from gemmstone.core.lookup import unknown
@@ -16,14 +17,22 @@ from gemmstone.measure.meters.window import Meter, Sensor, Unreadable, Window
 
 __all__ = ["METERS", "Meter", "Sensor", "Unreadable", "Window", "looked", "meter"]
 
-METERS: dict[str, str] = {
-    "nvml": "gemmstone.measure.meters.nvml",
-    "amdsmi": "gemmstone.measure.meters.amdsmi",
-    "rapl": "gemmstone.measure.meters.rapl",
-    "acpi": "gemmstone.measure.meters.acpi",
-    "ipmi": "gemmstone.measure.meters.ipmi",
-    "battery": "gemmstone.measure.meters.battery",
-    "modelled": "gemmstone.measure.meters.modelled",
+
+class Row(NamedTuple):
+    """A meter's module, and the kind of device that it sees."""
+
+    module: str
+    sees: str
+
+
+METERS: dict[str, Row] = {
+    "nvml": Row("gemmstone.measure.meters.nvml", "cuda"),
+    "amdsmi": Row("gemmstone.measure.meters.amdsmi", "cuda"),
+    "rapl": Row("gemmstone.measure.meters.rapl", "cpu"),
+    "acpi": Row("gemmstone.measure.meters.acpi", "cpu"),
+    "ipmi": Row("gemmstone.measure.meters.ipmi", "cpu"),
+    "battery": Row("gemmstone.measure.meters.battery", "cpu"),
+    "modelled": Row("gemmstone.measure.meters.modelled", "cpu"),
 }
 
 
@@ -40,13 +49,16 @@ def meter(device: str = "cpu", name: str | None = None) -> Meter:
     for _, one in found:
         if isinstance(one, Meter):
             return one
-    raise MissingBackend(f"nothing here tells the power of {device[:40]!r}: {'; '.join(str(why) for _, why in found)}")
+    reasons = "; ".join(str(why) for _, why in found) or "devices are called cpu and cuda:N"
+    raise MissingBackend(f"nothing here tells the power of {device[:40]!r}: {reasons}")
 
 
 def looked(device: str = "cpu") -> list[tuple[str, Meter | str]]:
-    """Every meter by name: itself where it is here and sees the device, else why not."""
+    """Every meter of a device's kind by name: itself where it is here, else why not."""
     rows: list[tuple[str, Meter | str]] = []
-    for name in METERS:
+    for name, row in METERS.items():
+        if row.sees != device.partition(":")[0]:
+            continue
         try:
             rows.append((name, _find(name, device)))
         except MissingBackend as error:
@@ -55,5 +67,5 @@ def looked(device: str = "cpu") -> list[tuple[str, Meter | str]]:
 
 
 def _find(name: str, device: str) -> Meter:
-    found: Meter = import_module(METERS[name]).find(device)
+    found: Meter = import_module(METERS[name].module).find(device)
     return found
