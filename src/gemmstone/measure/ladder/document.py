@@ -87,7 +87,9 @@ def warnings(ladder: Ladder, found: Mapping[str, Any]) -> list[str]:
     other = [one for one in found["rungs"] if not one["same_dtype"]]
     if other:
         listed = ", ".join(f"{one['name']} ({one['dtype']})" for one in other)
-        said.append(f"not in {found['dtype']} as the first rung, so that formats are compared, too: {listed}")
+        said.append(
+            f"* in another format than the first rung's {found['dtype']}, so that formats are compared, too: {listed}"
+        )
     said += [f"peak in {peak['dtype']}: {peak['doubt']}" for peak in found["peaks"] if peak["doubt"]]
     above = [one["name"] for one in found["rungs"] if (one["peak_frac"] or 0.0) > 1.0]
     if above:
