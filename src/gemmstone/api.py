@@ -1,6 +1,6 @@
 """The verbs: what the command line, other programs and notebooks call. Each answers with the contract's JSON document.
 
-predict, predict_cases, plan, simulate, traffic, compare, validate, measure_kernels, calibrate, catalog_devices, catalog_models, catalog_engines
+predict, predict_cases, plan, simulate, traffic, compare, validate, measure_kernels, measure_ladder, calibrate, catalog_devices, catalog_models, catalog_engines
 """
 
 from __future__ import annotations
@@ -48,11 +48,18 @@ __all__ = [
     "compare",
     "image_size",
     "measure_kernels",
+    "measure_ladder",
     "measure_power",
     "money",
     "plan",
     "predict",
     "predict_cases",
+    "runs_compare",
+    "runs_delete",
+    "runs_export",
+    "runs_list",
+    "runs_query",
+    "runs_show",
     "simulate",
     "suggest_measurements",
     "sweep",
@@ -404,6 +411,25 @@ def suggest_measurements(
     return {**_head("calibrate", []), "suggested": session.suggest(device, count, family, engine, known)}
 
 
+def measure_ladder(
+    n: int = 1024,
+    *,
+    budget_s: float = 45.0,
+    seed: int = 0,
+    label: str = "",
+    store: bool = True,
+    progress: Callable[[float, float], None] = lambda done, total: None,
+) -> dict[str, Any]:
+    """One product of two n x n matrices from naive C to the fastest that is installed: the document `gemmstone.measure/1`.
+
+    Rungs that do not end within `budget_s` are left out with the time that they would take.
+    """
+    from gemmstone.measure.ladder import session  # lazy: no prediction measures
+
+    asked = session.Asked(n=n, budget_s=budget_s, seed=seed, label=label, store=store)
+    return {**_head("measure", []), **session.measured(asked, progress)}
+
+
 def measure_kernels(
     *,
     budget: str = "",
@@ -559,6 +585,56 @@ def catalog_engines(name: str | None = None) -> dict[str, Any]:
         for engine in (engine_files.find(name) for name in engine_files.published())
     ]
     return {**_head("catalog", []), "engines": listed}
+
+
+def runs_list(*, kind: str | None = None, label: str | None = None) -> dict[str, Any]:
+    """All measured runs and unfinished ones, newest first: the document `gemmstone.runs/1`."""
+    from gemmstone.compare.kept import listing  # lazy: as for every verb on runs, no prediction reads them
+
+    listed, problems = listing(kind, label)
+    return {**_head("runs", problems), **listed}
+
+
+def runs_show(run: str = "latest") -> dict[str, Any]:
+    """One measured run, by id, beginning of an id or `latest`: its environment and calls, as `gemmstone.runs/1`."""
+    from gemmstone.compare.kept import shown
+    from gemmstone.store import runs
+
+    return {**_head("runs", []), **shown(runs.find(run))}
+
+
+def runs_compare(before: str, after: str, *, accepted: Sequence[str] = ()) -> dict[str, Any]:
+    """Whether calls got faster from runs (A or A1,A2) to others: `gemmstone.runs/1`; `answered` says whether they may be compared."""
+    from gemmstone.compare.kept import side
+    from gemmstone.compare.runs import compare as compared
+
+    return {**_head("runs", []), **compared(side(before), side(after), accepted=accepted)}
+
+
+def runs_export(run: str, out: str, *, device: str | None = None) -> dict[str, Any]:
+    """Writes a run to a file or folder; a table has the calls that `calibrate` reads. How many and from which, as `gemmstone.runs/1`."""
+    from gemmstone.compare.kept import exported
+
+    document, notes = exported(run, out, device)
+    return {**_head("runs", notes), **document}
+
+
+def runs_delete(run: str, *, sure: bool = False) -> dict[str, Any]:
+    """Deletes a run. Raises BadRequest unless `sure`."""
+    from gemmstone.store import runs
+
+    if not sure:
+        raise BadRequest(f"deleting {runs.find(run).id} cannot be undone: say --yes")
+    return {**_head("runs", []), "run": runs.delete(run).id, "deleted": True}
+
+
+def runs_query(sql: str) -> dict[str, Any]:
+    """What SQL finds in all runs, `columns` and `rows`, as `gemmstone.runs/1`."""
+    from gemmstone.store.query import MOST_ROWS, query
+
+    found = query(sql)
+    notes = [f"only the first {MOST_ROWS:,} rows are here"] if found.cut else []
+    return {**_head("runs", notes), "columns": found.columns, "rows": found.rows}
 
 
 def _head(verb: str, warnings: list[str]) -> dict[str, Any]:
