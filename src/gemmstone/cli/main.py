@@ -12,7 +12,7 @@ from typing import Annotated
 import typer
 
 from gemmstone import __version__
-from gemmstone.cli import calibrate, catalog, compare, measure, plan, predict, simulate, traffic, validate
+from gemmstone.cli import calibrate, catalog, compare, measure, plan, predict, runs, simulate, traffic, validate
 from gemmstone.cli.output import (
     UsageProblem,
     abandon_output,
@@ -44,6 +44,7 @@ app.command("compare", help=compare.HELP, epilog=compare.EXAMPLE, context_settin
 app.command("validate", help=validate.HELP, epilog=validate.EXAMPLE)(validate.command)
 app.command("calibrate", help=calibrate.HELP, epilog=calibrate.EXAMPLE)(calibrate.command)
 app.add_typer(measure.app, name="measure")
+app.add_typer(runs.app, name="runs")
 app.add_typer(traffic.app, name="traffic")
 app.add_typer(catalog.app, name="catalog")
 VERBS = {
@@ -54,6 +55,7 @@ VERBS = {
     "validate": validate.HELP,
     "measure": measure.HELP,
     "calibrate": calibrate.HELP,
+    "runs": runs.HELP,
     "traffic": traffic.HELP,
     "catalog": catalog.HELP,
 }
