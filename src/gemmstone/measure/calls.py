@@ -18,6 +18,7 @@ from gemmstone.core.errors import BadRequest
 from gemmstone.core.lookup import unknown
 from gemmstone.core.measurement import Call
 from gemmstone.core.work import Op
+from gemmstone.measure import layer
 from gemmstone.ops import attention, elementwise, matmul, moe
 from gemmstone.predict.kernels.collective import PASSES
 
@@ -212,13 +213,22 @@ CALLS: dict[str, Family] = {
     **{f"softmax_{name}": Family(("rows", "width"), {}, ("rows", "width"), _softmax(name), False) for name in SOFTMAX},
     "softmax": Family(("rows", "width"), {}, ("rows", "width"), _softmax("library"), False),
     **{
-        kind: Family(("message_bytes",), {}, ("message_bytes",), _transfer(kind), False)
-        for kind in ("host_to_device", "device_to_host", "storage_read", "memory_copy")
+        kind: Family(("message_bytes",), defaults, ("message_bytes",), _transfer(kind), False)
+        for kind, defaults in {
+            "host_to_device": {"pinned": 1.0},
+            "device_to_host": {"pinned": 1.0},
+            "storage_read": {"random": 0.0, "depth": 1.0},  # depth: reads at once
+            "memory_copy": {},
+        }.items()
     },
-    "launch": Family((), {"size": 1.0}, ("size",), _launch, False),
+    "launch": Family((), {"size": 1.0, "graph": 0.0}, ("size",), _launch, False),  # graph: replayed, one of many
+    "decoder_layer": Family(layer.COLUMNS, {"past": 0.0}, ("hidden",), layer.operation, False),
 }
 FITTED = {name: family for name, family in CALLS.items() if family.fitted}
-LEAST = {"past": 0.0, "window": 0.0, "gated": 0.0, "ranks": 2.0}  # of a number in a shape; all others are at least 1
+LEAST = {  # of a number in a shape; all others are at least 1
+    **{"past": 0.0, "window": 0.0, "gated": 0.0, "ranks": 2.0},
+    **{"pinned": 0.0, "random": 0.0, "graph": 0.0},
+}
 AT_MOST = {"kv_heads": "heads", "experts_per_token": "experts", "ep": "experts"}  # numbers that another one bounds
 
 
