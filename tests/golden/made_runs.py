@@ -29,7 +29,7 @@ def measured(
     return Measurement(**{**defaults, "call": call, "samples_s": samples, "warm_up": 3, **other})
 
 
-def full(seed: int = 0) -> Measurement:
+def full(seed: int = 0, seconds: float = 1e-3) -> Measurement:
     """A measurement with something in every field."""
     conditions = Conditions(
         elapsed_s=1.5,
@@ -47,6 +47,7 @@ def full(seed: int = 0) -> Measurement:
         mean_w=55.5, energy_j=83.25, window_s=1.5, meter="rapl", source="modelled", scope="node", error_frac=0.1
     )
     return measured(
+        seconds=seconds,
         seed=seed,
         round=1,
         read_bytes=1024.0,

@@ -12,6 +12,7 @@ import numpy as np
 from gemmstone.catalog import device_files
 from gemmstone.compare.runs import Measured, rounds_s
 from gemmstone.core.errors import BadRequest, NoAnswer
+from gemmstone.core.lookup import unknown
 from gemmstone.core.measurement import Measurement, Run
 from gemmstone.measure import environment
 from gemmstone.measure.calls import FITTED
@@ -145,8 +146,14 @@ def exported(id: str, out: str, device: str | None) -> tuple[dict[str, Any], lis
             raise NoAnswer(f"{run.id} has only {', '.join(others)}, which calibrate does not read: export it to .json")
         if others:
             notes.append(f"without {', '.join(others)}, which calibrate does not read: .json has all")
-    if device is not None and is_table:
-        device = device_files.find(device).slug
+        names = dict.fromkeys(naming(run, device)(one) for one in measured if is_fitted(one))
+        strange = [name for name in names if not _known(name)]
+        if device is not None and strange:
+            raise unknown("device", device, device_files.published())
+        if strange:
+            notes.append(
+                f"calibrate does not know the device {strange[0]!r}: --device NAME says which of the catalogue it is"
+            )
     count = export.export(run.id, out, device=naming(run, device), wanted=is_fitted)
     return {"run": run.id, "out": out, "measurements": count}, notes
 
