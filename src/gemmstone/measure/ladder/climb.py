@@ -27,6 +27,7 @@ MOST_N = 1_000_000
 TRIED_N = {True: 4096, False: 512}  # of the product that says how long a rung takes, by Rung.slow
 PLANNED = 0.8  # of the budget, for one pass of every rung: the rest is for checks, warm-ups and more passes
 SLOW_S = 0.5  # from which a rung is warmed up by a part of itself
+LONG_S, LONG_PASSES = 1.0, 3  # passes that long are few: nobody waits for the six that an interval of the median needs
 MEMORY_SHARE = 0.9  # of what is free
 REFERENCE_BYTES = 32.0  # of an element that is checked: float64 rows of the reference
 Say = Callable[[str, int, int], None]
@@ -92,13 +93,13 @@ def climb(
         peaks = {key: _peak(*key, threads) for key in dict.fromkeys((rung.dtype, _kind(rung)) for rung in rungs)}
         planned = _admitted([_guessed(rung, problem, until) for rung in rungs], until)
         exact = check.reference(problem.a, problem.b, seed)
-        done: list[Climbed] = []
-        for i, one in enumerate(planned):
-            if one.skipped:
-                done.append(one)
-                continue
-            say(one.rung.name, i, len(planned))
-            done.append(_measured(one, problem, exact, _share_s(planned[i:], until)))
+        done = list(planned)
+        # the fastest first: what they do not need of their time is there for more passes of the slow ones
+        order = sorted((i for i, one in enumerate(planned) if not one.skipped), key=lambda i: planned[i].guess_s or 0.0)
+        for number, i in enumerate(order):
+            say(planned[i].rung.name, number, len(order))
+            limit_s = _share_s([planned[j] for j in order[number:]], until)
+            done[i] = _measured(planned[i], problem, exact, limit_s)
         # peaks are taken twice: whatever else ran meanwhile took from one of them
         peaks = {key: _larger(found, _peak(*key, threads)) for key, found in peaks.items()}
     if all(one.skipped for one in done):
@@ -211,7 +212,7 @@ def _about(seconds: float) -> str:
 
 def _share_s(left: Sequence[Climbed], until: float) -> float:
     """Seconds for the first of the rungs that are left: its own pass and its part of what is not planned."""
-    guesses = [one.guess_s or 0.0 for one in left if not one.skipped]
+    guesses = [one.guess_s or 0.0 for one in left]
     spare_s = until - time.perf_counter() - sum(guesses)
     return guesses[0] + max(spare_s, 0.0) / len(guesses) * PLANNED
 
@@ -256,7 +257,9 @@ def _samples(ready: Ready, guess_s: float, limit_s: float) -> tuple[Any, int, in
     ready.part()
     gc.collect()
     taken: list[float] = []
-    while not taken or sum(taken) * (1.0 + 1.0 / len(taken)) <= limit_s:  # one more would end in time
+    most = timing.MOST if guess_s < LONG_S else LONG_PASSES
+    # one more has to end in time
+    while not taken or (len(taken) < most and sum(taken) * (1.0 + 1.0 / len(taken)) <= limit_s):
         started = time.perf_counter()
         ready.call()
         taken.append(time.perf_counter() - started)

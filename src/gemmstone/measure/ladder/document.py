@@ -14,7 +14,7 @@ from gemmstone.measure.ladder.rungs import GPU
 from gemmstone.measure.peak import Peak
 
 FEW_BUSY = 0.7  # of the cores that a rung was given: fewer were busy, so that a setting holds the library back
-LONG_S = 0.02  # of a pass, below which other work of the process counts as much
+LONG_S = 0.1  # of all passes, below which other work of the process counts as much
 
 
 def document(ladder: Ladder) -> dict[str, Any]:
@@ -94,10 +94,10 @@ def warnings(ladder: Ladder, found: Mapping[str, Any]) -> list[str]:
     above = [one["name"] for one in found["rungs"] if (one["peak_frac"] or 0.0) > 1.0]
     if above:
         said.append(f"faster than the peak as it was measured, which something else held down: {', '.join(above)}")
-    said += _idle(found["rungs"])
+    said += _idle(ladder.rungs)
     few = [one["name"] for one in found["rungs"] if one["low_s"] is None]
     if few:
-        said.append(f"too few samples for an interval (fewer than six; more --budget): {', '.join(few)}")
+        said.append(f"no interval, fewer than six samples: {', '.join(few)}")
     noise = disturbed(ladder.conditions)
     return [*said, f"the machine was not quiet: {noise}"] if noise else said
 
@@ -108,10 +108,18 @@ def _error(one: Mapping[str, Any]) -> str:
     return f"off by {one['max_rel_error']:.1e} where {one['dtype']} explains {one['error_bound']:.1e}"
 
 
-def _idle(rungs: Sequence[Mapping[str, Any]]) -> list[str]:
-    return [
-        f"{one['name']} kept {one['busy_cores']:.1f} of {one['threads']} cores busy: "
-        "OMP_NUM_THREADS, OPENBLAS_NUM_THREADS or MKL_NUM_THREADS may hold it back"
+def _idle(rungs: Sequence[Climbed]) -> list[str]:
+    """Libraries that left cores idle which nobody else used."""
+    idle = [
+        f"{one.rung.name} ({one.busy_cores:.1f} of {one.threads})"
         for one in rungs
-        if one["threads"] > 1 and one["seconds"] >= LONG_S and one["busy_cores"] < FEW_BUSY * one["threads"]
+        if one.threads > 1
+        and not one.skipped
+        and sum(one.kept_s) * one.calls >= LONG_S
+        and one.busy_cores < FEW_BUSY * one.threads
+        and not disturbed(one.conditions)
     ]
+    if not idle:
+        return []
+    settings = "OMP_NUM_THREADS, OPENBLAS_NUM_THREADS or MKL_NUM_THREADS may hold them back"
+    return [f"cores were left idle, {settings}: {', '.join(idle)}"]
