@@ -33,6 +33,7 @@ from gemmstone.simulate.pools import workers
 from gemmstone.simulate.scenario import Scenario, check_fidelity, check_workload, limited, load_model, made
 
 if TYPE_CHECKING:
+    from gemmstone.core.measurement import Call
     from gemmstone.plan.break_even import ApiPrice
     from gemmstone.plan.question import Question
     from gemmstone.simulate.requests import Traffic
@@ -44,11 +45,13 @@ __all__ = [
     "Scenario",
     "Workload",
     "calibrate",
+    "calibrate_machine",
     "changes",
     "compare",
     "image_size",
     "measure_kernels",
     "measure_ladder",
+    "measure_links",
     "measure_power",
     "money",
     "plan",
@@ -402,6 +405,32 @@ def calibrate(
     return {**_head("calibrate", session.warnings(document)), **document}
 
 
+def calibrate_machine(
+    runs: Sequence[str] = (),
+    *,
+    name: str = "",
+    families: Sequence[str] = (),
+    check: bool = False,
+    accept: Sequence[str] = (),
+    say: Callable[[str], None] = lambda line: None,
+) -> dict[str, Any]:
+    """This machine's newest measurements, or the `runs` that were named, as a device that predictions take: `gemmstone.calibrate/1`.
+
+    It is called this-machine unless a `name` is given; every other verb knows it by that name at once.
+    """
+    from gemmstone.calibrate import own_machine, session  # lazy: no other verb needs what reads runs and fits
+
+    asked = own_machine.Asked(
+        runs=tuple(runs),
+        name=name or own_machine.Asked().name,
+        check=check,
+        accept=tuple(accept),
+        families=tuple(families),
+    )
+    document = own_machine.calibrate(asked, say)
+    return {**_head("calibrate", session.warnings(document)), **document}
+
+
 def suggest_measurements(
     device: str, count: int, *, engine: str = "vllm", family: str = "gemm", known: Sequence[str] = ()
 ) -> dict[str, Any]:
@@ -469,8 +498,39 @@ def measure_kernels(
         said.append(line)
         say(line)
 
-    document = kernels.kernels(asked, spent_s=spent_s, progress=progress, say=hear)
+    document = kernels.kernels(
+        asked, order=_most_telling(device, threads), spent_s=spent_s, progress=progress, say=hear
+    )
     return {**_head("measure", said), **document}
+
+
+def measure_links(
+    *,
+    budget: str = "",
+    folder: str = ".",
+    parts: Sequence[str] = (),
+    label: str = "",
+    progress: Callable[[float, float, str], None] = lambda done, total, what: None,
+) -> dict[str, Any]:
+    """Collectives, copies, transfers, reads from the drive under `folder` and launches, kept as a run: `gemmstone.measure/1`.
+
+    `parts`: only collectives, copies, devices, drive or launches. Interrupted, the document says so.
+    """
+    from gemmstone.measure.links import session  # lazy: no prediction measures
+
+    asked = session.Asked(budget=budget, folder=folder, parts=tuple(parts), label=label)
+    return {**_head("measure", []), **session.links(asked, progress=progress)}
+
+
+def _most_telling(device: str, threads: int) -> Callable[[str, str], list[Call]]:
+    """Orders the calls of a family in a format by what they tell of a machine that is about to be measured."""
+    from gemmstone.calibrate import worth  # lazy: no prediction measures
+
+    def order(family: str, dtype: str) -> list[Call]:
+        known = worth.guessed(device, threads)
+        return [] if known is None else worth.calls(family, dtype, known)
+
+    return order
 
 
 def measure_power(*, device: str = "", seconds: float = 0.0) -> dict[str, Any]:

@@ -63,6 +63,15 @@ class Measurements:
         return f"{shape}: {self.seconds[point]:.4g} s"
 
 
+def columns(family: str, shapes: Sequence[Mapping[str, float]]) -> dict[str, Array]:
+    """The numbers of some calls of a family as arrays [calls], defaults filled in."""
+    known = CALLS[family]
+    return {
+        name: np.array([float(shape.get(name, known.defaults.get(name, np.nan))) for shape in shapes])
+        for name in (*known.columns, *known.defaults)
+    }
+
+
 def sample(found: Measurements) -> Sample:
     """What is fitted: the calls of one kernel, with the groups that are held out together."""
     columns = [found.shape[name] for name in CALLS[found.family].groups]

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from gemmstone.calibrate import few_shot, learned, lint, sources, sweep, tables, trees
+from gemmstone.calibrate import few_shot, learned, lint, processors, sources, sweep, tables, trees
 from gemmstone.calibrate.families import FAMILIES
-from gemmstone.calibrate.findings import LEFT_OUT, NOTED
+from gemmstone.calibrate.findings import LEFT_OUT, NOTED, Finding
 from gemmstone.calibrate.fit import Sample, fit_sample, held_out, take
 from gemmstone.calibrate.measured_index import kernels, save
 from gemmstone.calibrate.measurements import Measurements, sample
@@ -22,7 +21,6 @@ from gemmstone.core.errors import BadRequest, MissingBackend
 from gemmstone.core.lookup import unknown
 from gemmstone.core.residual import Residual
 
-NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 Say = Callable[[str], None]
 FEW = 100  # measurements of a kernel, below which what its relatives say counts beside them (docs/physics/borrowing.md)
 FEW_SHOT = ("gemm",)  # families with a law of what a device borrows
@@ -57,6 +55,20 @@ def calibrate(asked: Asked, say: Say = lambda line: None) -> dict[str, Any]:
     devices = tuple(device_files.find(name).slug for name in asked.devices) or None
     found = sources.find(asked.sources)
     measured, unread = sources.read(found, devices)
+    return settle(asked, measured, into, say, found=found, unread=unread, devices=devices)
+
+
+def settle(
+    asked: Asked,
+    measured: Sequence[Measurements],
+    into: Path,
+    say: Say = lambda line: None,
+    *,
+    found: sources.Sources | None = None,
+    unread: Sequence[Finding] = (),
+    devices: tuple[str, ...] | None = None,
+) -> dict[str, Any]:
+    """The way of all measurements, wherever they were read: lint, fits, what is looked up. Without `found` they are all a user's own."""
     report = lint.check(measured, unread, accept=asked.accept, strict=asked.strict)
     document = {
         "inputs": _inputs(measured),
@@ -73,14 +85,15 @@ def calibrate(asked: Asked, say: Say = lambda line: None) -> dict[str, Any]:
         )
     if not report.measured:
         why = f"; {report.findings[0].line()}" if report.findings else ": there is no row"
-        raise BadRequest(f"nothing is left to fit of {', '.join(asked.sources)[:200]}{why}")
+        raise BadRequest(f"nothing is left to fit of {', '.join(asked.sources)[:200] or asked.name}{why}")
     for finding in report.findings:
         say(f"{finding.severity}: {finding.line()}")
-    own_files = {path.name for path in found.own}
-    own = [sample(one) for one in report.measured if one.file in own_files]
+    public = {} if found is None else found.public
+    own_files = {one.file for one in measured} if found is None else {path.name for path in found.own}
+    own = [processors.adapted(sample(one)) for one in report.measured if one.file in own_files]
     own = [one for one in own if not asked.families or one.op.kind in asked.families]
-    with sources.view(found, report.left_out()) as folder:
-        made = _fitted(asked, folder, bool(found.public), own, into, devices, say)
+    with sources.view(sources.Sources((), public), report.left_out()) as folder:
+        made = _fitted(asked, folder, bool(public), own, into, devices, say)
     kept = kernels([*own, *made.samples])
     save(into, kept)
     calibration_files.load.cache_clear()
@@ -222,7 +235,7 @@ def directory(asked: Asked) -> Path:
     if not asked.name and calibration_files.own():
         return calibration_files.own()[0]
     name = asked.name or calibration_files.THIS_MACHINE
-    if not NAME.fullmatch(name):
+    if not calibration_files.NAME.fullmatch(name):
         raise BadRequest(f"{name[:80]!r} is no name of a calibration: letters, digits, dot, dash and underscore")
     return calibration_files.named(name)
 

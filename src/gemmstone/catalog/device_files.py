@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from gemmstone.catalog import device_tables as tables
-from gemmstone.catalog import prices, system_files
+from gemmstone.catalog import calibration_files, prices, system_files
 from gemmstone.catalog.device_edit import edit, editable
 from gemmstone.catalog.device_fields import LINKS
 from gemmstone.core.errors import BadRequest
@@ -28,6 +28,7 @@ DIRECTORY = Path(__file__).parent / "devices"
 SYSTEMS = Path(__file__).parent / "systems"
 MAX_NAME_CHARS = 300
 MAX_DEVICES = 100_000
+UNMEASURED = "this machine was not measured yet: gemmstone measure kernels, then gemmstone calibrate"
 
 _TEXTS = ("slug", "name", "vendor", "architecture", "kind")
 _TOP = {*_TEXTS, "year", "aliases", "note", *tables.SECTIONS, "sources", "conflicts"}
@@ -146,9 +147,14 @@ def _document(name: str, kind: str = "device") -> dict[str, Any]:
     for directory in (DIRECTORY, SYSTEMS):
         if (directory / f"{folded}.toml").is_file():
             return _shipped(directory / f"{folded}.toml")
+    own = calibration_files.machine(name.strip())
+    if own is not None:
+        return _checked(tables.read(own), f"{own.parent.name}/{own.name}")
     path = _aliases().get(folded)
     if path is None:
-        raise unknown("device", name, [*published(), *systems()])
+        if folded == fold(calibration_files.THIS_MACHINE):
+            raise BadRequest(UNMEASURED)
+        raise unknown("device", name, [*published(), *systems(), *calibration_files.machines()])
     return _shipped(path)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -18,7 +19,11 @@ NAMES = list[str] | None
 def command(
     from_: Annotated[
         NAMES,
-        typer.Option("--from", metavar="FILE|DIR", help="Measurements: a CSV or Parquet file, or a folder of tables."),
+        typer.Option(
+            "--from",
+            metavar="FILE|DIR|RUN",
+            help="Measurements: a CSV or Parquet file, a folder of tables, or a run of this machine; by default its newest.",
+        ),
     ] = None,
     name: Annotated[
         str,
@@ -65,10 +70,20 @@ def command(
         else:
             _print_suggested(suggested)
         return
-    if not from_:
-        raise BadRequest("name the measurements: --from FILE or --from FOLDER")
+    say = lambda line: print(one_line(line), file=sys.stderr)  # noqa: E731
+    if not any(Path(text).expanduser().exists() for text in from_ or ()):
+        document = api.calibrate_machine(
+            from_ or (), name=name, families=family or (), check=check, accept=accept or (), say=say
+        )
+        if json_:
+            print_json(document)
+        elif check:
+            _print_findings(document)
+        else:
+            _print_machine(document)
+        return
     document = api.calibrate(
-        from_,
+        from_ or (),
         name=name,
         out=out,
         families=family or (),
@@ -77,7 +92,7 @@ def command(
         strict=strict,
         accept=accept or (),
         learned=learned,
-        say=lambda line: print(one_line(line), file=sys.stderr),
+        say=say,
     )
     if json_:
         print_json(document)
@@ -112,6 +127,23 @@ def _print_findings(document: dict[str, Any]) -> None:
     print(
         f"{read:,} rows in {len(document['inputs'])} files: {refused} reasons to refuse, {left_out:,} rows to leave out"
     )
+
+
+def _print_machine(document: dict[str, Any]) -> None:
+    """What was fitted of a machine, with the error on calls that the fits did not see, and how to use it."""
+    print(f"{'kernel':<28}{'format':<8}{'calls':>6}{'held-out median':>17}{'mean':>8}")
+    for fit in document["fits"]:
+        kernel = f"{fit['family']} {fit['kernel']}".strip()
+        median, mean = (f"{100 * fit[name]:.1f}%" for name in ("holdout_median", "holdout_mean"))
+        print(f"{kernel:<28}{fit['variant']:<8}{fit['points']:>6}{median:>17}{mean:>8}")
+    host = document["host"]
+    print(
+        f"a layer adds {1e6 * host['per_layer_s']:.0f} us to its kernels; whole layers are met within "
+        f"{100 * host['tpot_error_frac']:.0f}% ({host['rows']} measured)"
+    )
+    for line in document["not_fitted"]:
+        print(one_line(line))
+    print(f"from {', '.join(document['runs'])}; use it with: gemmstone predict MODEL --on {document['name']}")
 
 
 def _print_fits(document: dict[str, Any]) -> None:

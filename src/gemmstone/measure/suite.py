@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import zip_longest
 from typing import Any
 
 import numpy as np
@@ -34,7 +35,24 @@ HEADS = ((32, 8, 64), (8, 8, 64), (32, 8, 128), (16, 4, 64), (12, 12, 64))  # he
 PROMPTS = ((1, 512), (1, 64), (1, 2048), (4, 256), (1, 128), (1, 1024), (16, 128))  # batch, tokens
 CONTEXTS = ((1, 1024), (16, 256), (4, 2048), (1, 128), (16, 2048), (4, 512), (1, 4096))  # batch, context
 EXPERTS = ((8, 2, 1024, 2048), (64, 8, 1024, 512))  # experts, experts_per_token, hidden, intermediate
-WIDTHS = ((64, 2048), (1, 2048), (1024, 2048), (16, 512), (512, 512), (4, 4096), (2048, 4096), (128, 8192))
+WIDTHS = (  # tokens, width
+    *((64, 2048), (1, 1024), (512, 1024), (16, 512), (2048, 1024), (1, 2816), (1024, 2816), (4, 2048), (256, 512)),
+    *((2048, 2816), (128, 4096), (2048, 512), (64, 768), (2048, 4096)),
+)
+LAYERS = (  # hidden, intermediate, heads, KV heads of decoder layers, and batch, tokens, past of what goes through them
+    *(
+        (64, 176, 1, 1, 1, 1, 63),
+        (512, 1408, 8, 4, 1, 1, 255),
+        (1024, 2816, 16, 4, 1, 1, 255),
+        (512, 1408, 8, 4, 16, 1, 255),
+    ),
+    *(
+        (512, 1408, 8, 4, 1, 64, 0),
+        (64, 176, 1, 1, 16, 1, 63),
+        (1024, 2816, 16, 8, 1, 256, 0),
+        (512, 1408, 8, 4, 1, 1024, 0),
+    ),
+)
 VOCABULARIES = ((1, 32000), (16, 128256), (4, 32000))
 SOFTMAX_ROWS = ((1, 1 << 22), (256, 4096))  # past the caches in one row, and inside them
 COPIED_BYTES = (256 << 20, 1 << 20)
@@ -49,7 +67,7 @@ MODEL_CONTEXTS = (512, 2048)
 MOST_CALL_S = 0.15
 GUESSED_FLOP_PER_S = {"cpu": 3e10, "cuda": 5e13}
 GUESSED_BYTES_PER_S = {"cpu": 8e9, "cuda": 5e11}
-FORMATS = {"cpu": ("fp32",), "cuda": ("bf16", "fp16", "fp8", "fp32", "tf32")}
+FORMATS = {"cpu": ("fp32", "bf16"), "cuda": ("bf16", "fp16", "fp8", "fp32", "tf32")}
 PRODUCTS = ("gemm", "batched_gemm", "grouped_gemm", "attention_prefill", "attention_decode")
 SEVERAL = (*(f"stream_{name}" for name in STREAM), *(f"softmax_{name}" for name in SOFTMAX))  # by all backends
 
@@ -156,15 +174,17 @@ def grid(
     named = tuple(dtypes.resolve(name) for name in formats) or FORMATS["cpu" if device == "cpu" else "cuda"]
     cores = threads or usable_cores()
     found: dict[str, Call] = {}
-    for dtype in named:
-        for family, shapes in SHAPES.items():
-            if families and family not in families:
-                continue
+    for family, shapes in SHAPES.items():
+        if families and family not in families:
+            continue
+        lists = []
+        for dtype in named:
             first = list(order(family, dtype)) if order and family in PRODUCTS else []
-            own = [] if first else [Call(family=family, dtype=_dtype(family, dtype), shape=shape) for shape in shapes()]
-            for call in (*first, *own):
-                if guessed_s(call, device, cores) <= MOST_CALL_S and _fits(call, device):
-                    found.setdefault(call.key, call)
+            lists.append(first or [Call(family=family, dtype=_dtype(family, dtype), shape=shape) for shape in shapes()])
+        # formats take turns, so that each has had its share at any moment
+        for call in (call for turn in zip_longest(*lists) for call in turn if call is not None):
+            if guessed_s(call, device, cores) <= MOST_CALL_S and _fits(call, device):
+                found.setdefault(call.key, call)
     if families and not found:
         raise BadRequest(f"nothing of {', '.join(families)} is measured here: see gemmstone measure --help")
     return list(found.values())
@@ -215,6 +235,11 @@ def _wide() -> Iterator[dict[str, float]]:
     return ({"tokens": tokens, "width": width} for tokens, width in WIDTHS)
 
 
+def _layers() -> Iterator[dict[str, float]]:
+    names = ("hidden", "intermediate", "heads", "kv_heads", "batch", "tokens", "past")
+    return ({**dict(zip(names, map(float, row), strict=True)), "head_dim": 64.0} for row in LAYERS)
+
+
 def _stream() -> Iterator[dict[str, float]]:
     yield {"elements": float(min(max(4 * host.last_level_bytes() // 8, 1 << 22), MOST_STREAM_ELEMENTS))}
 
@@ -238,6 +263,7 @@ SHAPES: dict[str, Callable[[], Iterable[dict[str, float]]]] = {
     **{f"stream_{name}": _stream for name in STREAM},
     "memory_copy": lambda: ({"message_bytes": size} for size in COPIED_BYTES),
     "launch": lambda: ({"size": 1.0},),
+    "decoder_layer": _layers,
 }
 STREAMS = tuple(f"stream_{name}" for name in STREAM)
 

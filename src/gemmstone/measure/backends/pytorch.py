@@ -173,6 +173,6 @@ def _place(device: str, dtype: str) -> Place:
 
 def _kernels() -> dict[str, Callable[[Call, Place], Kernel]]:
     """Kinds of calls and what makes their kernels."""
-    from gemmstone.measure.pytorch import moves, products
+    from gemmstone.measure.pytorch import layers, moves, products
 
-    return {**products.KERNELS, **moves.KERNELS}
+    return {**products.KERNELS, **moves.KERNELS, **layers.KERNELS}

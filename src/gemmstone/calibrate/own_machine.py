@@ -1,0 +1,144 @@
+"""`gemmstone calibrate` on the machine itself: its newest run of kernels becomes a device and the coefficients of its kernels.
+
+The device is described by a file like those of the catalogue, each value measured by the run that is named as its source or told
+by the system. A GPU that the catalogue knows keeps its datasheet. What was measured goes the way of any user's file: through the
+lint into fits, and into what fidelity `measured` looks up.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from gemmstone.calibrate import host_times, machine_file, session
+from gemmstone.calibrate.measurements import Measurements, columns
+from gemmstone.catalog import calibration_files, device_files
+from gemmstone.core.errors import BadRequest, NoAnswer
+from gemmstone.core.measurement import Run
+from gemmstone.measure import agreement
+from gemmstone.measure.calls import CALLS
+from gemmstone.store import runs
+
+KERNELS, LINKS = "kernels", "links"
+ENGINE = "pytorch"  # whose calls predictions of this machine are made of
+FIRST = "measure this machine first: gemmstone measure kernels"
+Say = Callable[[str], None]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Asked:
+    """What to calibrate from: ids of runs (none: the newest of this machine), and what to call it."""
+
+    runs: tuple[str, ...] = ()
+    name: str = calibration_files.THIS_MACHINE
+    check: bool = False
+    accept: tuple[str, ...] = ()
+    families: tuple[str, ...] = ()
+
+
+def calibrate(asked: Asked, say: Say = lambda line: None) -> dict[str, Any]:
+    """The device file, fits and engine coefficients of a measured machine, written under its name; what came of it as plain data.
+
+    Raises NoAnswer where nothing was measured, BadRequest for a name that another device has or for measurements that are refused.
+    """
+    slug = _name(asked.name)
+    found = _runs(asked.runs)
+    kernels = [run for run in found if run.kind == KERNELS]
+    if not kernels:
+        raise NoAnswer(f"{', '.join(asked.runs) or 'the store'} holds no run of kernels: {FIRST}")
+    newest = kernels[-1]
+    ops = [op for run in kernels for op in agreement.ops(runs.measurements(run))]
+    ops = [op for op in ops if op.device == str(newest.asked.get("device", "cpu"))]
+    into = calibration_files.named(slug)
+    text = machine_file.text(slug, newest, ops, [run for run in found if run.kind == LINKS])
+    measured = grouped(slug, newest, [op for op in ops if op.backend == ENGINE])
+    if not measured:
+        raise NoAnswer(
+            f"run {newest.id} holds no call of {ENGINE}, which models are made of: pip install 'gemmstone[torch]'"
+        )
+    if not asked.check:
+        machine_file.write(into / calibration_files.MACHINE, text)
+    settled = session.settle(
+        session.Asked(
+            sources=(), name=slug, check=asked.check, accept=asked.accept, families=asked.families, learned=False
+        ),
+        measured,
+        into,
+        say,
+    )
+    if asked.check:
+        return settled
+    host = host_times.fit(slug, newest, [op for op in ops if op.backend == ENGINE])
+    host_times.save(into, host)
+    return {
+        **settled,
+        "device": device_files.describe(slug),
+        "runs": [run.id for run in found],
+        "host": dict(host),
+        "name": slug,
+    }
+
+
+def _name(name: str) -> str:
+    """The name as a slug. Raises BadRequest for one that is none or that a shipped device has."""
+    if not calibration_files.NAME.fullmatch(name):
+        raise BadRequest(f"{name[:80]!r} is no name of a machine: letters, digits, dot, dash and underscore")
+    if name in (*device_files.published(), *device_files.systems()):
+        raise BadRequest(f"{name} is a device of the catalogue: give this machine another name, as --name my-{name}")
+    return name
+
+
+def _runs(asked: Sequence[str]) -> list[Run]:
+    """The runs that were named, or of this machine's the newest of each kind."""
+    if asked:
+        return [runs.find(one) for one in asked]
+    here = machine_file.here()
+    newest: dict[str, Run] = {}
+    for run in runs.all_runs():
+        if run.kind in (KERNELS, LINKS) and machine_file.identity(run) == here:
+            newest[run.kind] = run
+    if KERNELS not in newest:
+        raise NoAnswer(f"nothing was measured on this machine yet: {FIRST}")
+    return [newest[kind] for kind in (KERNELS, LINKS) if kind in newest]
+
+
+def grouped(slug: str, run: Run, ops: Iterable[agreement.Op]) -> list[Measurements]:
+    """What was measured as a user's file would hold it: the calls of each family, routine and format, medians in seconds."""
+    kept: dict[tuple[str, str, float], list[agreement.Op]] = {}
+    for op in ops:
+        family = CALLS[op.call.family]
+        if family.fitted:
+            apart = {**family.defaults, **op.call.shape}.get("window", 0.0)
+            kept.setdefault((op.call.family, op.call.dtype, apart), []).append(op)
+    return [_measurements(slug, run, found) for found in kept.values()]
+
+
+def _measurements(slug: str, run: Run, found: Sequence[agreement.Op]) -> Measurements:
+    call, first = found[0].call, found[0].measurements[0]
+    shape = columns(call.family, [op.call.shape for op in found])
+    op = CALLS[call.family].op(shape, call.dtype)
+    seconds = np.array([one.median_s for one in found])
+    return Measurements(
+        family=op.kind,
+        device=slug,
+        engine=ENGINE,
+        version=first.version,
+        variant=op.variant,
+        kernel=op.routine,
+        op=op,
+        seconds=seconds,
+        rows=np.arange(1, seconds.size + 1),
+        shape=shape,
+        file=f"run {run.id}: {call.family} {call.dtype}",
+        sha256=_digest(run),
+    )
+
+
+def _digest(run: Run) -> str:
+    """The SHA-256 of a run's measurements, as it is stored."""
+    import hashlib
+
+    return hashlib.sha256(runs.contents(run)["measurements.parquet"]).hexdigest()
