@@ -50,6 +50,7 @@ SEEDS = [
     "carbon-mixed",
     "compute-governance",
     "splitwise",
+    "env-stability",
     "geb-1.3b",
     "stable-code",
     "monocoder",

@@ -12,6 +12,7 @@ from papers import (
     offload,
     on_device,
     predictors,
+    stability,
     switching,
     techniques,
 )
@@ -21,6 +22,6 @@ PAPERS: dict[str, tuple[Paper, ...]] = {
     "Predictors and serving": predictors.PAPERS + apex.PAPERS,
     "Techniques": caches.PAPERS + techniques.PAPERS + offload.PAPERS + switching.PAPERS,
     "Hardware": hardware.PAPERS,
-    "Measurements": measured.PAPERS + judged.PAPERS,
+    "Measurements": measured.PAPERS + judged.PAPERS + stability.PAPERS,
     "Models and where they run": models.PAPERS + on_device.PAPERS,
 }
