@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from gemmstone import __version__
-from gemmstone.catalog import carbon, device_files, engine_files, measured_files, model_files
+from gemmstone.catalog import calibration_files, carbon, device_files, engine_files, measured_files, model_files
 from gemmstone.core import units
 from gemmstone.core.deployment import Workload
 from gemmstone.core.errors import BadRequest
@@ -52,6 +52,7 @@ __all__ = [
     "measure_kernels",
     "measure_ladder",
     "measure_links",
+    "measure_model",
     "measure_power",
     "money",
     "plan",
@@ -97,7 +98,7 @@ def predict(scenario: Scenario, money: Money | None = None, *, detail: bool = Fa
     found = respond(found_at, scenario.workload, money.economics)
     at_limit = found if scenario.fidelity == "limit" else respond(limited(found_at), scenario.workload, money.economics)
     notes = [*documents.warnings(found), *documents.extrapolations(found_at), *documents.fallbacks(found_at)]
-    notes += documents.measured_with(found_at)
+    notes += [*documents.measured_with(found_at), *documents.calibrated_with(found_at)]
     notes += energy_notes(found, money)
     return {
         **_head("predict", notes),
@@ -520,6 +521,44 @@ def measure_links(
 
     asked = session.Asked(budget=budget, folder=folder, parts=tuple(parts), label=label)
     return {**_head("measure", []), **session.links(asked, progress=progress)}
+
+
+def measure_model(
+    model: str,
+    *,
+    inputs: Sequence[int] = (64, 512),
+    batches: Sequence[int] = (1,),
+    dtype: str = "bf16",
+    on: str = "",
+    engine: str = "generic",
+    backend: str = "pytorch",
+    device: str = "cpu",
+    threads: int = 0,
+    label: str = "",
+    progress: Callable[[float, float, str], None] = lambda done, total, what: None,
+    say: Callable[[str], None] = lambda line: None,
+) -> dict[str, Any]:
+    """Forward passes of a model with random weights beside what is predicted `on` this machine: `gemmstone.measure/1`.
+
+    A prompt of each length in `inputs`, and a step of decoding behind as many tokens, for each number of sequences.
+    """
+    from gemmstone.calibrate import closed_loop  # lazy: no prediction measures
+    from gemmstone.core import dtypes
+    from gemmstone.measure import models
+
+    if backend != models.BACKEND:
+        raise BadRequest(f"models are measured with {models.BACKEND}, not with {backend[:40]!r}")
+    passes = models.Asked(
+        model=load_model(model),
+        cases=models.cases(inputs, batches),
+        dtype=dtypes.resolve(dtype),
+        device=device,
+        threads=threads,
+    )
+    asked = closed_loop.Asked(
+        name=model, passes=passes, on=on or calibration_files.THIS_MACHINE, engine=engine, label=label
+    )
+    return {**_head("measure", []), **closed_loop.loop(asked, progress=progress, say=say)}
 
 
 def _most_telling(device: str, threads: int) -> Callable[[str, str], list[Call]]:

@@ -7,12 +7,12 @@ from typing import Annotated
 
 import typer
 
-from gemmstone.cli import measure_ladder, measure_power
+from gemmstone.cli import measure_ladder, measure_links, measure_model, measure_power
 from gemmstone.cli import options as opt
 from gemmstone.cli.output import one_line, print_json, print_problem
 from gemmstone.cli.progress import Progress
 
-HELP = "Measure this machine: the ladder of matrix products, kernels, power."
+HELP = "Measure this machine: the ladder of matrix products, kernels, links, power."
 EXAMPLE = "\b\nExample:\n  gemmstone measure"
 EXIT_INTERRUPTED = 130
 app = typer.Typer(help=HELP, epilog=f"{EXAMPLE} ladder --n 512", rich_markup_mode=None)
@@ -25,8 +25,10 @@ def root(context: typer.Context) -> None:
         typer.echo(context.get_help())
 
 
+app.command("model", epilog=f"{EXAMPLE} model smollm2-135m --input 64 --batch 1")(measure_model.model)
 app.command("power", epilog=f"{EXAMPLE} power --for 10s")(measure_power.power)
 app.command("ladder", epilog=measure_ladder.EXAMPLE)(measure_ladder.ladder)
+app.command("links", epilog=measure_links.EXAMPLE)(measure_links.links)
 NAMES = list[str] | None
 
 

@@ -38,6 +38,7 @@ KERNELS_OF: dict[str, tuple[str, ...]] = {
     "vllm": ("vllm", "sglang", "trtllm"),
     "sglang": ("sglang", "vllm", "trtllm"),
     "trtllm": ("trtllm", "vllm", "sglang"),
+    "pytorch": ("pytorch", "vllm", "trtllm", "sglang"),
     "nccl": ("nccl",),  # the library by itself, as benchmarks of collectives time it
 }
 GENERIC = ("vllm", "trtllm", "sglang")

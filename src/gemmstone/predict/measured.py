@@ -28,6 +28,7 @@ Form = Callable[[Op, Rates, Mapping[str, float]], KernelTime]
 
 SAME = 1e-5  # of logarithms that are one number
 ROOM = 1024.0  # between the keys of neighbouring nodes: more than any logarithm here
+ANYBODY, EAGER = "generic", "pytorch"  # an engine of no brand runs what was measured on the machine itself
 FAR = math.log(4.0)  # between neighbours along a number that a form follows well: tokens, contexts, batches, messages
 NEAR = math.log(2.0)  # between neighbours along the others: widths, heads, experts
 ALONE = math.log(1.5)  # from a point whose neighbour on the other side has nothing for the rest of the shape
@@ -208,7 +209,8 @@ def serves(kernel: MeasuredKernel, op: Op, engine: str) -> bool:
     """Whether an engine would run a measured kernel for an operation: its own, or one of a library that engines share."""
     if kernel.family != op.kind or op.kind not in AXES or not serves_variant(kernel.variant, kernel.kernel, op.variant):
         return False
-    return kernel.engine in (engine, SHARED) or kernel.kernel.startswith(EXCHANGE)
+    own = engine == ANYBODY and kernel.engine == EAGER
+    return own or kernel.engine in (engine, SHARED) or kernel.kernel.startswith(EXCHANGE)
 
 
 def curve(kernel: MeasuredKernel, form: Form, coefficients: Mapping[str, float], rates: Rates) -> Curve:

@@ -121,6 +121,16 @@ def measured_with(made: System | Pools) -> list[str]:
     return [f"measurements of {', '.join(sorted(found))}"] if found else []
 
 
+def calibrated_with(made: System | Pools) -> list[str]:
+    """A note of the run that a machine's coefficients come from; none for devices of the catalogue."""
+    found = {
+        f"{worker.cluster.device.slug}: fitted to what was measured there on {worker.pricing.engine_fit.measured}"
+        for worker in workers(made)
+        if worker.pricing.engine_fit.measured
+    }
+    return sorted(found)
+
+
 def metrics(found: Answer, load: int = 0, bound: Answer | None = None) -> dict[str, dict[str, float]]:
     """All metrics at one load as value, low and high; no band reaches beyond the physical `bound` where that is given."""
     numbers = {name: _numbers(metric, load) for name, metric in found.metrics.items()}
