@@ -5,19 +5,19 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from itertools import combinations
 
 import numpy as np
 
 from gemmstone.core.measurement import Call, Measurement
 from gemmstone.measure.timing import Interval, interval
 
+WORDS = {"steal_frac": "steal", "other_cpu_frac": "other processes", "cpu_pressure_frac": "waiting for a processor"}
 AGREES_FRAC = 0.05  # two passes of a quiet machine; beyond it the machine is called noisy
 
 
 @dataclass(frozen=True, kw_only=True)
 class Op:
-    """A call as all its passes saw it. disagreement_frac: the larger of the two closest medians over the smaller, less 1."""
+    """A call as all its passes saw it. disagreement_frac: between the passes of `majority`."""
 
     call: Call
     backend: str
@@ -55,11 +55,10 @@ def ops(measurements: Iterable[Measurement]) -> list[Op]:
 
 
 def op(measurements: list[Measurement]) -> Op:
-    """One call: the samples of the two passes that agree best, together; a pass that was disturbed is outvoted."""
+    """One call: the samples of the majority of passes that agree best; a pass that was disturbed is outvoted."""
     first = measurements[0]
-    used, apart = closest(measurements)
-    samples = np.concatenate([one.kept_s for one in used])
-    found = interval(samples)
+    used, apart = majority(measurements)
+    found = interval(np.concatenate([one.kept_s for one in used]))
     return Op(
         call=first.call,
         backend=first.backend,
@@ -72,31 +71,63 @@ def op(measurements: list[Measurement]) -> Op:
     )
 
 
-def closest(measurements: list[Measurement]) -> tuple[list[Measurement], float]:
-    """The two whose medians are nearest to each other, and by what share they differ; one alone differs by nothing known."""
-    if len(measurements) < 2:
-        return measurements, float("inf") if not measurements else 0.0
+def majority(measurements: list[Measurement]) -> tuple[list[Measurement], float]:
+    """More than half of the passes, those whose medians lie closest together, and their largest over their smallest, less 1.
 
-    def apart(pair: tuple[Measurement, Measurement]) -> float:
-        low, high = sorted(one.median_s for one in pair)
-        return high / low - 1.0
+    Two of two or three, three of four or five: a pair that happens to agree among many says nothing.
+    """
+    ordered = sorted(measurements, key=lambda one: one.median_s)
+    size = len(ordered) // 2 + 1
 
-    best = min(combinations(measurements, 2), key=apart)
-    return list(best), apart(best)
+    def apart(start: int) -> float:
+        return ordered[start + size - 1].median_s / ordered[start].median_s - 1.0
+
+    best = min(range(len(ordered) - size + 1), key=apart)
+    return ordered[best : best + size], apart(best)
 
 
-def verdict(found: list[Op], conditions: Mapping[str, float]) -> str:
-    """Whether the passes agree, in one line: "agrees within 5% on every op", or by how much they do not and what went on."""
-    twice = [one for one in found if one.passes > 1]
-    if not twice:
-        return "measured once: nothing tells whether the machine is quiet"
-    off = [one for one in twice if one.disagreement_frac > AGREES_FRAC]
-    if not off:
-        return f"agrees within {AGREES_FRAC:.0%} on every op"
-    words = {"steal_frac": "steal", "other_cpu_frac": "other processes", "cpu_pressure_frac": "waiting for a processor"}
-    meanwhile = ", ".join(
-        f"{word} {conditions[name]:.0%}" for name, word in words.items() if conditions.get(name, 0) >= 0.005
+@dataclass(frozen=True, kw_only=True)
+class Apart:
+    """How far two runs differ on the ops that both have: by median, at worst, and on how many by more than AGREES_FRAC."""
+
+    run: str
+    ops: int
+    beyond: int
+    median_frac: float
+    worst_frac: float
+
+
+def between(found: list[Op], earlier: list[Op], run: str) -> Apart | None:
+    """The ops of one run against those of an earlier one; None where they have none in common."""
+    before = {one.key: one.median_s for one in earlier}
+    ratios = [one.median_s / before[one.key] for one in found if one.key in before]
+    if not ratios:
+        return None
+    off = np.array([max(ratio, 1.0 / ratio) - 1.0 for ratio in ratios])
+    return Apart(
+        run=run,
+        ops=len(off),
+        beyond=int(np.sum(off > AGREES_FRAC)),
+        median_frac=float(np.median(off)),
+        worst_frac=float(off.max()),
     )
-    worst = max(one.disagreement_frac for one in off)
-    line = f"too noisy: {len(off)} of {len(twice)} ops differ by up to {worst:.0%}"
-    return f"{line}; {meanwhile}" if meanwhile else line
+
+
+def verdict(found: list[Op], conditions: Mapping[str, float], apart: Apart | None = None) -> str:
+    """Whether passes agree, and with the run before: "agrees within 5% on every op", or by how much not and what went on."""
+    twice = [one for one in found if one.passes > 1]
+    off = [one.disagreement_frac for one in twice if one.disagreement_frac > AGREES_FRAC]
+    doubts = []
+    if off:
+        doubts.append(f"{len(off)} of {len(twice)} ops differ by up to {max(off):.0%} between passes")
+    if apart is not None and apart.beyond:
+        doubts.append(f"{apart.beyond} of {apart.ops} differ by up to {apart.worst_frac:.0%} from run {apart.run}")
+    if not doubts:
+        if not twice:
+            return "measured once: nothing tells whether the machine is quiet"
+        return f"agrees within {AGREES_FRAC:.0%} on every op"
+    meanwhile = ", ".join(
+        f"{word} {conditions[name]:.0%}" for name, word in WORDS.items() if conditions.get(name, 0.0) >= 0.005
+    )
+    seen = meanwhile or "no steal and no other processes seen: what changed is outside this system's sight"
+    return f"too noisy: {'; '.join(doubts)}; {seen}"

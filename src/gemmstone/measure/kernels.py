@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
@@ -14,7 +14,7 @@ from gemmstone.core.measurement import Measurement
 from gemmstone.core.model import Model
 from gemmstone.measure import agreement, session, suite
 from gemmstone.measure.conditions import disturbed
-from gemmstone.measure.environment import differences, environment
+from gemmstone.measure.environment import differences, environment, fingerprint
 from gemmstone.measure.peak import peak, usable_cores
 from gemmstone.measure.suite import PRODUCTS, Item, Order
 from gemmstone.store import runs
@@ -26,6 +26,7 @@ LEAST_BUDGET_S, MOST_BUDGET_S = 5.0, 86400.0
 ROUNDINGS = 200.0
 ROUNDING = {"fp64": 2.0**-53, "fp32": 2.0**-24, "tf32": 2.0**-11, "bf16": 2.0**-9, "fp16": 2.0**-11, "fp8": 2.0**-9}
 MOST_WRONG = 0.1
+LOOKED_BACK = 10  # runs of the store that are looked through for an earlier measurement of the same
 Progress = Callable[[float, float, str], None]
 
 
@@ -67,7 +68,7 @@ def kernels(
                 raise KeyboardInterrupt
             draft.discard()
             raise NoAnswer(f"nothing could be measured: {_reason(outcome)}")
-        told = summary(measured, outcome, peaks, budget_s)
+        told = summary(measured, outcome, peaks, budget_s, _before(measured, draft))
         if not outcome.interrupted:
             draft.commit(summary=told, complete=not outcome.left_out)
     except KeyboardInterrupt:
@@ -134,6 +135,18 @@ def _resumed(asked: Asked, say: Callable[[str], None]) -> tuple[runs.Draft, list
         raise
 
 
+def _before(measured: Sequence[Measurement], draft: runs.Draft) -> agreement.Apart | None:
+    """How far the last run of kernels in an equal environment that has some of the same ops differs."""
+    mark = fingerprint(draft.head.environment)
+    found = agreement.ops(measured)
+    for run in reversed(runs.all_runs(KIND)[-LOOKED_BACK:]):
+        if run.id < draft.id and fingerprint(run.environment) == mark:
+            apart = agreement.between(found, agreement.ops(runs.measurements(run)), run.id)
+            if apart is not None:
+                return apart
+    return None
+
+
 def _peaks(items: Iterable[Item]) -> dict[str, dict[str, Any]]:
     """What the processor reaches in each format that something here is computed in."""
     found: dict[str, dict[str, Any]] = {}
@@ -154,7 +167,11 @@ def _peaks(items: Iterable[Item]) -> dict[str, dict[str, Any]]:
 
 
 def summary(
-    measured: Sequence[Measurement], outcome: session.Outcome, peaks: Mapping[str, Any], budget_s: float
+    measured: Sequence[Measurement],
+    outcome: session.Outcome,
+    peaks: Mapping[str, Any],
+    budget_s: float,
+    before: agreement.Apart | None = None,
 ) -> dict[str, Any]:
     """What the list of runs shows of it, and what tells whether to trust it."""
     found = agreement.ops(measured)
@@ -163,9 +180,10 @@ def summary(
     return {
         "ops": len(found),
         "asked": outcome.asked,
-        "verdict": agreement.verdict(found, conditions),
+        "verdict": agreement.verdict(found, conditions, before),
         "median_disagreement_frac": float(np.median(twice)) if twice else None,
         "worst_disagreement_frac": max(twice, default=None),
+        "before": asdict(before) if before else None,
         "conditions": dict(conditions),
         "measured_once": outcome.once,
         "left_out": len(outcome.left_out),

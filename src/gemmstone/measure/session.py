@@ -11,7 +11,7 @@ import time
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from functools import cache
 from typing import Any, NamedTuple, Protocol
@@ -22,7 +22,7 @@ from gemmstone.core.errors import GemmstoneError, MissingBackend
 from gemmstone.core.measurement import Conditions, Measurement, Power
 from gemmstone.measure import calls as table
 from gemmstone.measure import host, meters
-from gemmstone.measure.agreement import AGREES_FRAC, Op, ops
+from gemmstone.measure.agreement import AGREES_FRAC, ops
 from gemmstone.measure.backends import Prepared, backend
 from gemmstone.measure.conditions import watching
 from gemmstone.measure.meters import Meter
@@ -30,7 +30,8 @@ from gemmstone.measure.suite import Item, guessed_s
 from gemmstone.measure.timing import timed
 
 Clock = Callable[[], float]
-FIRST_FRAC, SECOND_FRAC = 0.5, 0.88  # of the budget: where the first and the second pass end at the latest
+# Of the time there is: where the first pass ends, and where the second should; the rest is for calls that are measured again.
+FIRST_FRAC, SECOND_FRAC = 0.5, 0.88
 RESERVE_S, RESERVE_FRAC = 1.0, 0.01  # kept for writing the run
 MOST_PASSES = 5
 # Sampling of one call: at least so long where that is chosen beforehand, and at most so long whatever is left of the budget.
@@ -147,32 +148,33 @@ class _Costs:
         self.known: dict[tuple[str, str, str, int], float] = {}
         self.prepared: dict[tuple[str, str, str, int], float] = {}
         self._ratios: dict[str, list[float]] = defaultdict(list)
+        self._guesses: dict[tuple[str, str, str, int], tuple[float, float]] = {}
         for one in measurements:
             self.learn(one, Item(call=one.call, backend=one.backend, device=one.device, threads=one.threads))
 
     def learn(self, measured: Measurement, item: Item, prepare_s: float = 0.0) -> None:
         self.known[item.key] = measured.median_s
         self.prepared[item.key] = max(prepare_s, self.prepared.get(item.key, 0.0))
-        guess = guessed_s(item.call, item.device, item.threads)
-        self._ratios[item.call.family].append(measured.median_s / max(guess, 1e-9))
+        self._ratios[item.call.family].append(measured.median_s / max(self._guessed(item)[0], 1e-9))
+
+    def _guessed(self, item: Item) -> tuple[float, float]:
+        """Seconds of one call and of its preparation, before anything was measured."""
+        if item.key not in self._guesses:
+            filled = max(float(table.operation(item.call).bytes), 2.0 * host.last_level_bytes())
+            call_s = guessed_s(item.call, item.device, item.threads)
+            self._guesses[item.key] = call_s, PREPARE_S + filled / FILL_BYTES_PER_S
+        return self._guesses[item.key]
 
     def call_s(self, item: Item) -> float:
         """Seconds of one call."""
         if item.key in self.known:
             return self.known[item.key]
         ratios = self._ratios[item.call.family]
-        return guessed_s(item.call, item.device, item.threads) * (float(np.median(ratios)) if ratios else 1.0)
+        return self._guessed(item)[0] * (float(np.median(ratios)) if ratios else 1.0)
 
     def prepare_s(self, item: Item) -> float:
         """Seconds until its first call."""
-        if self.prepared.get(item.key):
-            return self.prepared[item.key]
-        filled = max(float(table.operation(item.call).bytes), 2.0 * host.last_level_bytes())
-        return PREPARE_S + filled / FILL_BYTES_PER_S
-
-    def least_s(self, item: Item) -> float:
-        """Seconds without which it is not begun."""
-        return self.prepare_s(item) + CALLS_A_SAMPLING * self.call_s(item)
+        return self.prepared.get(item.key) or self._guessed(item)[1]
 
     def typical_s(self, item: Item) -> float:
         """Seconds that are planned for it."""
@@ -195,92 +197,96 @@ def measure(
     here = here or world()
     started = here.clock() - spent_s
     ends = started + max(budget_s - RESERVE_S - RESERVE_FRAC * budget_s, 0.3 * budget_s)
-    costs = _Costs(draft.measurements())
-    ordered = interleaved(items, costs.typical_s)
-    done = {(one.key, one.round) for one in draft.measurements()}
-    outcome = Outcome(asked=len(items))
-    total = 2.0 * len(ordered)
+    session = _Session(draft, _Costs(draft.measurements()), Outcome(asked=len(items)), here, progress)
+    ordered = interleaved(items, session.costs.typical_s)
     try:
-        for number, frac in ((0, FIRST_FRAC), (1, SECOND_FRAC)):
-            wanted = [item for item in ordered if number == 0 or (item.key, 0) in done]
-            waiting = [item for item in wanted if (item.key, number) not in done]
-            until = min(started + frac * budget_s, ends) if number == 0 else ends
-            fair = min(started + frac * budget_s, ends)
-            for at, item in enumerate(waiting):
-                progress(len(done), total, item.call.title)
-                one = _one(item, number, waiting[at + 1 :], costs, (fair, until), outcome, here)
-                if one is not None:
-                    draft.add(one)
-                    done.add((item.key, number))
-            total = float(len(done) + (sum((item.key, 0) in done for item in ordered) if number == 0 else 0))
-        _again(ordered, draft, ends, costs, outcome, here, progress)
+        while True:
+            before = len(session.done)
+            began = started if not before else here.clock()
+            session.passes(ordered, began, ends)
+            session.again(ordered, ends)
+            if len(session.done) == before:  # all is measured, or there is no time for anything more
+                break
     except KeyboardInterrupt:
-        outcome.interrupted = True
-    measured = {key for key, _ in done}
+        session.outcome.interrupted = True
+    outcome, measured = session.outcome, {key for key, _ in session.done}
     outcome.kept = len(measured)
-    outcome.once = sum((key, 0) in done and (key, 1) not in done for key in measured)
+    outcome.once = sum((key, 1) not in session.done for key in measured)
     outcome.left_out = [item for item in ordered if item.key not in measured and item.call.title not in outcome.failed]
     outcome.elapsed_s = here.clock() - started
     return outcome
 
 
-def _again(
-    ordered: Sequence[Item],
-    draft: Keeps,
-    ends: float,
-    costs: _Costs,
-    outcome: Outcome,
-    here: World,
-    progress: Callable[[float, float, str], None],
-) -> None:
-    """Measures calls whose passes disagree again, the worst first, while there is time."""
-    by_key = {item.key: item for item in ordered}
-    for _ in range(MOST_PASSES - 2):
-        found = [op for op in ops(draft.measurements()) if op.disagreement_frac > AGREES_FRAC and op.key in by_key]
-        found = [op for op in found if op.passes < MOST_PASSES]
-        worst: list[Op] = sorted(found, key=lambda op: -op.disagreement_frac)
-        if not worst:
+class _Session:
+    """What is done of a session, and how the rest is done."""
+
+    def __init__(
+        self, draft: Keeps, costs: _Costs, outcome: Outcome, here: World, progress: Callable[[float, float, str], None]
+    ) -> None:
+        self.draft, self.costs, self.outcome, self.here, self.progress = draft, costs, outcome, here, progress
+        self.done = {(one.key, one.round) for one in draft.measurements()}
+
+    def passes(self, ordered: Sequence[Item], began: float, ends: float) -> None:
+        """The first pass over what was not measured yet, and the second over all that has one alone."""
+        left = ends - began
+        first = [item for item in ordered if (item.key, 0) not in self.done]
+        self._pass(first, 0, began + FIRST_FRAC * left, began + FIRST_FRAC * left)
+        second = [item for item in ordered if (item.key, 0) in self.done and (item.key, 1) not in self.done]
+        self._pass(second, 1, began + SECOND_FRAC * left, ends)
+
+    def _pass(self, waiting: Sequence[Item], number: int, fair: float, until: float) -> None:
+        total = len(self.done) + len(waiting) * (2 if number == 0 else 1)
+        rest_s = self._rest_s(waiting)
+        for at, item in enumerate(waiting):
+            self.progress(len(self.done), total, item.call.title)
+            self._one(item, number, len(waiting) - at, rest_s[at], fair, until)
+
+    def _rest_s(self, waiting: Sequence[Item]) -> list[float]:
+        """Seconds that preparing all that follow each of them will take."""
+        costs = [self.costs.prepare_s(item) for item in waiting]
+        return [float(rest) for rest in np.cumsum(costs[::-1])[::-1] - costs] if costs else []
+
+    def _one(self, item: Item, number: int, waiting: int, rest_s: float, fair: float, until: float) -> None:
+        """One measurement, unless there is no time for it: all that wait should be done by `fair`, this one by `until`."""
+        began = self.here.clock()
+        call_s = self.costs.call_s(item)
+        if began + self.costs.prepare_s(item) + CALLS_A_SAMPLING * call_s > until:
             return
-        waiting = [by_key[op.key] for op in worst]
-        for at, (op, item) in enumerate(zip(worst, waiting, strict=True)):
-            progress(at, len(worst), f"again: {item.call.title}")
-            one = _one(item, op.passes, waiting[at + 1 :], costs, (ends, ends), outcome, here)
-            if one is not None:
-                draft.add(one)
+        try:
+            prepared = self.here.prepare(item)
+            error = prepared.check() if prepared.check is not None and number == 0 else None
+            ready = self.here.clock()
+            share = (fair - ready - rest_s) / waiting
+            limit_s = min(max(share, LEAST_S, CALLS_A_SAMPLING * call_s), MOST_S, max(until - ready, 0.0))
+            found = _sampled(item, number, prepared, limit_s, self.here)
+        except (GemmstoneError, RuntimeError, MemoryError, ValueError) as problem:
+            self.outcome.failed[item.call.title] = " ".join(str(problem).split())[:200] or type(problem).__name__
+            return
+        self.costs.learn(found, item, ready - began)
+        self.draft.add(replace(found, max_error=error))
+        self.done.add((item.key, number))
+
+    def again(self, ordered: Sequence[Item], ends: float) -> None:
+        """Measures calls whose passes disagree once more, the worst first, while there is time."""
+        by_key = {item.key: item for item in ordered}
+        for _ in range(MOST_PASSES - 2):
+            found = [op for op in ops(self.draft.measurements()) if op.key in by_key and 2 <= op.passes < MOST_PASSES]
+            worst = sorted(found, key=lambda op: -op.disagreement_frac)
+            worst = [op for op in worst if op.disagreement_frac > AGREES_FRAC]
+            waiting = [by_key[op.key] for op in worst]
+            rest_s = self._rest_s(waiting)
+            for at, (op, item) in enumerate(zip(worst, waiting, strict=True)):
+                self.progress(at, len(worst), f"again: {item.call.title}")
+                self._one(item, op.measurements[-1].round + 1, len(waiting) - at, rest_s[at], ends, ends)
 
 
-def _one(
-    item: Item,
-    number: int,
-    following: Sequence[Item],
-    costs: _Costs,
-    times: tuple[float, float],
-    outcome: Outcome,
-    here: World,
-) -> Measurement | None:
-    """One measurement; None where there is no time for it, or where it cannot be made.
-
-    times: when all that follow should be done, and when this one must be.
-    """
-    fair, until = times
-    began = here.clock()
-    if began + costs.least_s(item) > until:
-        return None
-    try:
-        prepared = here.prepare(item)
-        error = prepared.check() if prepared.check is not None and number == 0 else None
-        ready = here.clock()
-        left = fair - ready - sum(costs.prepare_s(other) for other in following)
-        share = left / (1 + len(following))
-        limit_s = min(max(share, LEAST_S, CALLS_A_SAMPLING * costs.call_s(item)), MOST_S, max(until - ready, 0.0))
-        started = here.now()
-        with here.watching(item.device) as watched, here.metered(item.device) as metered:
-            samples = timed(prepared, limit_s=limit_s, clock=here.clock)
-    except (GemmstoneError, RuntimeError, MemoryError, ValueError) as problem:
-        outcome.failed[item.call.title] = " ".join(str(problem).split())[:200] or type(problem).__name__
-        return None
+def _sampled(item: Item, number: int, prepared: Prepared, limit_s: float, here: World) -> Measurement:
+    """Samples of a call that is ready, with what went on meanwhile."""
+    started = here.now()
+    with here.watching(item.device) as watched, here.metered(item.device) as metered:
+        samples = timed(prepared, limit_s=limit_s, clock=here.clock)
     op = table.operation(item.call)
-    found = Measurement(
+    return Measurement(
         call=item.call,
         backend=item.backend,
         version=here.version(item.backend),
@@ -293,13 +299,10 @@ def _one(
         read_bytes=float(op.read_bytes),
         write_bytes=float(op.write_bytes),
         round=number,
-        max_error=error,
         power=metered.power,
         conditions=watched.conditions,
         started=started,
     )
-    costs.learn(found, item, ready - began)
-    return found
 
 
 def asked(items: Sequence[Item], **options: Any) -> dict[str, Any]:

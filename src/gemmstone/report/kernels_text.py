@@ -26,13 +26,19 @@ def print_kernels(document: Document) -> None:
     for name in ("median", "95%", "GFLOP/s", "GB/s", "of peak", "of STREAM", "passes", "error"):
         table.add_column(name, justify="right", no_wrap=True)
     table.add_column("note", overflow="fold")
-    for _, rows in groupby(document["rows"], key=lambda row: (row["family"], row["dtype"])):
+    for _, rows in groupby(_by_family(document), key=lambda row: (row["family"], row["dtype"])):
         for number, row in enumerate(rows):
             table.add_row(*_cells(row, number == 0))
         table.add_section()
     console.print(table)
     for line in lines(document):
         console.print(line)
+
+
+def _by_family(document: Document) -> list[Document]:
+    """The rows with families together, in the order in which they appear first."""
+    names = list(dict.fromkeys((row["family"], row["dtype"]) for row in document["rows"]))
+    return sorted(document["rows"], key=lambda row: names.index((row["family"], row["dtype"])))
 
 
 def _cells(row: Document, first: bool) -> list[str]:
