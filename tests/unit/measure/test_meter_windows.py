@@ -95,7 +95,7 @@ def test_a_window_too_short_for_the_meter_is_refused_and_not_zero() -> None:
     found = window(made, 1.9)
     assert made.shortest_s == pytest.approx(PERIODS * 0.1)
     assert found.power is None
-    assert found.why == "fake has a new value every 0.1 s: a window of 1.9 s is too short, 2 s are needed for 5%"
+    assert found.why == "fake has a new value every 100 ms: a window of 1.9 s is too short, 2 s are needed for 5%"
 
 
 def test_the_error_at_both_ends_is_within_what_is_promised() -> None:

@@ -81,7 +81,7 @@ def test_a_refused_window_says_why_and_has_no_number(
     document = power.readings("", 3.0, sleep=lambda seconds: None)
     row = document["meters"][1]
     assert (row["mean_w"], row["energy_j"]) == (None, None)
-    assert "is too short, 72000 s are needed for 5%" in row["why"]
+    assert "is too short, 20 h are needed for 5%" in row["why"]
     assert json.loads(json.dumps(document, allow_nan=False)) == document
     print_power(document)
     shown = capsys.readouterr().out

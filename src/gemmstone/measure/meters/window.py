@@ -14,6 +14,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import NamedTuple
 
+from gemmstone.core import units
 from gemmstone.core.measurement import Power
 
 PERIODS = 20  # updates in the shortest window: 5%
@@ -169,8 +170,9 @@ class Window:
         meter = self.meter
         if seconds < meter.shortest_s:
             return (
-                f"{meter.name} has a new value every {meter.update_s:g} s: a window of {seconds:.2g} s is too short, "
-                f"{meter.shortest_s:g} s are needed for {1 / PERIODS:.0%}"
+                f"{meter.name} has a new value every {units.show(meter.update_s, 's')}: a window of "
+                f"{units.show(seconds, 's')} is too short, {units.show(meter.shortest_s, 's')} are needed for "
+                f"{1 / PERIODS:.0%}"
             )
         told = any(not sensor.counts for sensor in meter.sensors)
         due = seconds / meter.poll_s
