@@ -107,7 +107,7 @@ def test_a_budget_is_kept_within_five_percent_whatever_calls_take(budget_s: floa
     outcome, draft = measure(machine, items(100), budget_s)
     assert machine.at_s - started <= 1.05 * budget_s
     # nothing is left out while there is time for it
-    assert not outcome.left_out or machine.at_s - started >= 0.9 * budget_s - session.CALLS_A_SAMPLING * 1.3 * call_s
+    assert not outcome.left_out or machine.at_s - started >= 0.85 * budget_s - session.CALLS_A_SAMPLING * 1.3 * call_s
     assert draft.kept
     assert len(outcome.left_out) == 300 - outcome.kept
 
