@@ -111,6 +111,18 @@ class TestVerdicts:
         pooled = np.sqrt((np.var(logs[0], ddof=1) + np.var(logs[1], ddof=1)) / 2)
         assert call["needed"] == significance.needed(abs(logs[1].mean() - logs[0].mean()), pooled)
 
+    def test_more_calls_need_more_runs(self):
+        """One of a hundred tests must be surer of itself than one alone."""
+        one = [drifting(n, drift=0.03, calls=[GEMM]) for n in (1, 2)]
+        other = [drifting(n, drift=0.03, ratio=1.06, calls=[GEMM]) for n in (3, 4)]
+        many = [Call(family="norm", dtype="fp32", shape={"tokens": 1.0, "width": float(n)}) for n in range(1, 100)]
+        with_many = [
+            [Measured(r.run, [*r.measurements, *(measured(c, seed=i) for i, c in enumerate(many))]) for r in side]
+            for side in (one, other)
+        ]
+        alone, among = compare(one, other)["calls"][0], compare(*with_many)["calls"][0]
+        assert among["needed"] > 1.5 * alone["needed"]
+
     def test_runs_without_any_scatter(self):
         steady = [replace(measured(), samples_s=np.full(33, 1e-3)), replace(measured(), samples_s=np.full(33, 2e-3))]
         same = compare([run(1, steady[:1]), run(2, steady[:1])], [run(3, steady[:1]), run(4, steady[:1])])

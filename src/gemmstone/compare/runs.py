@@ -86,7 +86,8 @@ def compare(one: Sequence[Measured], other: Sequence[Measured], *, accepted: Seq
     }
     both = [key for key in sides[0] if key in sides[1]]
     scatter = _scatter([units for side in sides for units in side.values()])
-    calls = [_call(titles[key], key, sides[0][key], sides[1][key], scatter) for key in both]
+    alpha = significance.ALPHA / max(len(both), 1)  # of one of so many tests
+    calls = [_call(titles[key], key, sides[0][key], sides[1][key], scatter, alpha) for key in both]
     for call, p_value in zip(calls, significance.holm([call["p_value"] for call in calls]), strict=True):
         call["p_value_corrected"] = p_value
         call["verdict"] = _verdict(call)
@@ -185,16 +186,16 @@ def _scatter(units: Sequence[Units]) -> Scatter:
     return Scatter(math.sqrt(squares / degrees) if degrees else 0.0, degrees)
 
 
-def _call(title: str, key: tuple[Any, ...], one: Units, other: Units, scatter: Scatter) -> dict[str, Any]:
+def _call(title: str, key: tuple[Any, ...], one: Units, other: Units, scatter: Scatter, alpha: float) -> dict[str, Any]:
     """One call on both sides, but for the correction for many."""
     ratio = other.median_s / one.median_s if one.median_s > 0 else math.nan
     if not (ratio > 0 and math.isfinite(ratio)):
         raise BadRequest(f"{_name(title, key)} has a time of zero: it cannot be compared")
     basis, first, second = _basis(one, other)
     if basis == "samples":
-        p_value, low, high, needed = _within(one, other, scatter)
+        p_value, low, high, needed = _within(one, other, scatter, alpha)
     else:
-        p_value, low, high, needed = _tested(first, second)
+        p_value, low, high, needed = _tested(first, second, alpha)
     return {
         "call": title,
         "family": title.partition(" ")[0],
@@ -226,7 +227,7 @@ def _basis(one: Units, other: Units) -> tuple[str, Array, Array]:
 Test = tuple[float, float, float, int | None]  # p-value, interval of the ratio, units of each side that would show it
 
 
-def _within(one: Units, other: Units, scatter: Scatter) -> Test:
+def _within(one: Units, other: Units, scatter: Scatter, alpha: float) -> Test:
     """A test of samples within one run each, and of the difference against what rounds differ by: the larger p-value."""
     first, second = (np.log(np.maximum(side.samples, LEAST_S)) for side in (one, other))
     p_value, (low, high) = significance.rank_p(first, second), _drawn(first, second)
@@ -240,10 +241,10 @@ def _within(one: Units, other: Units, scatter: Scatter) -> Test:
         return p_value, low, high, None
     statistic = gap / (deviation * math.sqrt(sum(1 / count for count in rounds)))
     p_value = max(p_value, significance.student_p(statistic, scatter.degrees))
-    return p_value, low, high, significance.needed(gap, deviation)
+    return p_value, low, high, significance.needed(gap, deviation, alpha=alpha)
 
 
-def _tested(one: Array, other: Array) -> Test:
+def _tested(one: Array, other: Array, alpha: float) -> Test:
     """Welch's test of logarithms of runs, or rounds."""
     first, second = np.log(np.maximum(one, LEAST_S)), np.log(np.maximum(other, LEAST_S))
     if not (np.ptp(first) or np.ptp(second)):
@@ -255,7 +256,9 @@ def _tested(one: Array, other: Array) -> Test:
         low, high = _drawn(first, second)
     else:
         low, high = (math.exp(end) for end in significance.interval(found))
-    return found.p_value, low, high, found.needed_runs
+    pooled = math.sqrt(sum(deviation**2 for deviation in found.deviations) / 2)
+    gap = abs(found.difference)
+    return found.p_value, low, high, significance.needed(gap, pooled, alpha=alpha) if gap else None
 
 
 def _drawn(one: Array, other: Array) -> tuple[float, float]:
@@ -280,7 +283,8 @@ def _verdict(call: Mapping[str, Any]) -> str:
     shown = max(abs(call["low"] - 1), abs(call["high"] - 1)) <= SAME_FRAC
     if shown or call["needed"] is None or call["needed"] > MOST_NEEDED:
         return "not significant"
-    return f"needs {max(call['needed'], significance.MIN_RUNS)} runs"
+    there = 0 if call["basis"] == "samples" else min(call["units"])  # which were not enough
+    return f"needs {max(call['needed'], significance.MIN_RUNS, there + 1)} runs"
 
 
 def _families(

@@ -59,11 +59,17 @@ def print_run(document: Document) -> None:
         console.print(f"  {len(facts) - MOST_FACTS} more facts: --json")
     console.print(f"  fingerprint: {run['fingerprint']}")
     interval = f"{document['confidence']:.0%}"
-    names = ("call", "by", "median", interval, "rounds apart", "GFLOP/s", "GB/s", "W", "error", "note")
-    table = _table(*names, numbers=(2, 3, 4, 5, 6, 7, 8))
-    for call in document["calls"]:
-        table.add_row(*_call(call))
+    names = ("call", "by", "median", interval, "rounds", "GFLOP/s", "GB/s", "W", "error", "note")
+    rows = [_call(call) for call in document["calls"]]
+    said = [place for place in range(len(names)) if place < 3 or any(row[place] for row in rows)]
+    table = _table(
+        *(names[place] for place in said), numbers=[at for at, place in enumerate(said) if 2 <= place < len(names) - 1]
+    )
+    for row in rows:
+        table.add_row(*(row[place] for place in said))
     console.print(table)
+    if any(call["round_noise_frac"] is not None for call in document["calls"]):
+        console.print("rounds: by how much the medians of passes over all calls differ")
     sources = dict.fromkeys(call["power_source"] for call in document["calls"] if call["power_source"])
     if sources:
         console.print(f"W: {'; '.join(sources)}")
@@ -74,16 +80,22 @@ def _call(call: Document) -> list[str]:
     half = None if call["low_s"] is None or call["high_s"] is None else (call["high_s"] - call["low_s"]) / 2
     return [
         f"{call['family']} {call['dtype']} {shape(call['shape'])}".strip(),
-        f"{call['backend']} on {call['device']}, {call['threads']} threads",
+        f"{call['backend']} on {call['device']} x {call['threads']}",
         units.show(call["median_s"], "s"),
         "too few" if half is None else f"±{half / call['median_s']:.1%}",
         "" if call["round_noise_frac"] is None else f"{call['round_noise_frac']:.1%}",
-        f"{call['flop_per_s'] / 1e9:,.1f}" if call["flop_per_s"] else "",
-        f"{call['bytes_per_s'] / 1e9:,.2f}" if call["bytes_per_s"] else "",
+        _giga(call["flop_per_s"]),
+        _giga(call["bytes_per_s"]),
         "" if call["power_w"] is None else f"{call['power_w']:.1f}",
         "wrong" if call["wrong"] else "" if call["max_error"] is None else f"{call['max_error']:.0e}",
         call["disturbed"],
     ]
+
+
+def _giga(value: float | None) -> str:
+    if not value:
+        return ""
+    return f"{value / 1e9:,.0f}" if value >= 1e12 else f"{value / 1e9:.4g}"
 
 
 def _facts(found: Any, name: str = "") -> list[tuple[str, str]]:
@@ -115,11 +127,13 @@ def print_comparison(document: Document) -> None:
 
 
 def _print_calls(console: Console, document: Document) -> None:
-    table = _table("call", "by", "before", "after", "ratio", "95%", "p", "verdict", numbers=(2, 3, 4, 5, 6))
+    by = list(dict.fromkeys(f"{call['backend']} on {call['device']}" for call in document["calls"]))
+    columns = ["call", *(["by"] if len(by) > 1 else []), "before", "after", "ratio", "95%", "p", "verdict"]
+    table = _table(*columns, numbers=range(len(columns) - 6, len(columns) - 1))
     for call in document["calls"]:
         table.add_row(
             call["call"],
-            f"{call['backend']} on {call['device']}",
+            *([f"{call['backend']} on {call['device']}"] if len(by) > 1 else []),
             units.show(call["before_s"], "s"),
             units.show(call["after_s"], "s"),
             f"x{call['ratio']:.3f}",
@@ -127,6 +141,8 @@ def _print_calls(console: Console, document: Document) -> None:
             f"{call['p_value_corrected']:.2g}",
             Text(call["verdict"], style="bold" if call["verdict"] == "significant" else ""),
         )
+    if len(by) == 1:
+        console.print(f"by     {by[0]}")
     if document["calls"]:
         console.print(table)
     else:
