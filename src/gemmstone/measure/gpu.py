@@ -51,7 +51,9 @@ def handle(nvml: Any, device: str) -> Any:
     name = unique_name(number)
     try:
         if name:
-            return nvml.nvmlDeviceGetHandleByUUID(name)
+            found = nvml.nvmlDeviceGetHandleByUUID(name)
+            # power, clocks and limits are the board's, not those of an instance on it
+            return nvml.nvmlDeviceGetDeviceHandleFromMigDeviceHandle(found) if name.startswith("MIG-") else found
         count = nvml.nvmlDeviceGetCount()
         if number >= count:
             raise MissingBackend(f"{device}: NVML sees {count} devices")

@@ -11,6 +11,7 @@ import re
 import subprocess
 import sys
 from collections.abc import Mapping
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +30,7 @@ MOST_FOLDERS = 64
 
 
 def hardware(root: Path = proc.ROOT) -> dict[str, Any]:
-    """Processors, memory, NUMA nodes and NVIDIA devices. What is not known is None."""
+    """Processors, memory, NUMA nodes and GPUs. What is not known is None."""
     return {
         "cpu": _cpu(root),
         "caches": _caches(root),
@@ -103,13 +104,46 @@ def _memory_bytes(root: Path) -> int | None:
 
 
 def gpus() -> list[dict[str, Any]]:
-    """NVIDIA devices with what a time depends on: driver, VBIOS, limits, ECC, MIG; empty where there are none."""
+    """NVIDIA and AMD devices with what a time depends on: driver, VBIOS, limits, ECC, MIG; empty where there are none."""
     try:
         nvml = gpu.library()
         count = min(gpu.ask(nvml.nvmlDeviceGetCount) or 0, MOST_FOLDERS)
         return [_gpu(nvml, gpu.handle(nvml, f"cuda:{index}")) for index in range(count)]
     except MissingBackend:
+        return _amd()
+
+
+def _amd() -> list[dict[str, Any]]:
+    """AMD devices by AMD SMI, whose answers are dictionaries with "N/A" for what a board does not have."""
+    try:
+        smi = import_module("amdsmi")
+        smi.amdsmi_init()
+        handles = smi.amdsmi_get_processor_handles()
+    except Exception:
         return []
+
+    def told(name: str, handle: Any, key: str) -> Any:
+        found = gpu.ask(getattr(smi, name, None) or (lambda _: {}), handle)
+        value = found.get(key) if isinstance(found, Mapping) else None
+        return None if value in ("N/A", "") else value
+
+    rows = []
+    for handle in handles[:MOST_FOLDERS]:
+        cap_uw = told("amdsmi_get_power_cap_info", handle, "power_cap")
+        megabytes = told("amdsmi_get_gpu_vram_usage", handle, "vram_total")
+        rows.append(
+            {
+                "name": _text(told("amdsmi_get_gpu_asic_info", handle, "market_name")),
+                "memory_bytes": int(megabytes) << 20 if isinstance(megabytes, int) else None,
+                "driver": _text(told("amdsmi_get_gpu_driver_info", handle, "driver_version")),
+                "vbios": _text(told("amdsmi_get_gpu_vbios_info", handle, "version")),
+                "power_limit_w": cap_uw / 1e6 if isinstance(cap_uw, int) else None,
+                "max_clock_hz": None,
+                "ecc": None,
+                "mig": None,
+            }
+        )
+    return rows
 
 
 def _gpu(nvml: Any, handle: Any) -> dict[str, Any]:

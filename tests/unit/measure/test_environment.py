@@ -201,7 +201,29 @@ def test_gpus_with_what_their_times_depend_on(monkeypatch: pytest.MonkeyPatch) -
 
 def test_without_a_driver_there_are_no_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "pynvml", None)
+    monkeypatch.setitem(sys.modules, "amdsmi", None)
     assert machine.gpus() == []
+
+
+def test_amd_devices_with_what_their_board_tells(monkeypatch: pytest.MonkeyPatch) -> None:
+    def lost(handle: str) -> None:
+        raise RuntimeError("AMDSMI_STATUS_NOT_SUPPORTED")
+
+    fake = SimpleNamespace(
+        amdsmi_init=lambda: None,
+        amdsmi_get_processor_handles=lambda: ["first"],
+        amdsmi_get_gpu_asic_info=lambda handle: {"market_name": "AMD Instinct MI300X", "asic_serial": "0xDEADBEEF"},
+        amdsmi_get_gpu_vram_usage=lambda handle: {"vram_total": 196_592},
+        amdsmi_get_gpu_driver_info=lambda handle: {"driver_version": "6.12.12"},
+        amdsmi_get_gpu_vbios_info=lost,
+        amdsmi_get_power_cap_info=lambda handle: {"power_cap": 750_000_000},
+    )
+    monkeypatch.setitem(sys.modules, "pynvml", None)
+    monkeypatch.setitem(sys.modules, "amdsmi", fake)
+    (found,) = machine.gpus()
+    assert (found["name"], found["driver"], found["vbios"]) == ("AMD Instinct MI300X", "6.12.12", None)
+    assert (found["memory_bytes"], found["power_limit_w"]) == (196_592 << 20, 750.0)
+    assert "DEADBEEF" not in str(found)
 
 
 def test_software_has_versions(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -8,6 +8,7 @@ from itertools import chain, repeat
 
 import pytest
 
+from gemmstone.core.errors import BadRequest
 from gemmstone.measure.meters.window import PERIODS, Meter, Sensor, Unreadable, Window
 
 
@@ -96,6 +97,20 @@ def test_a_window_too_short_for_the_meter_is_refused_and_not_zero() -> None:
     assert made.shortest_s == pytest.approx(PERIODS * 0.1)
     assert found.power is None
     assert found.why == "fake has a new value every 100 ms: a window of 1.9 s is too short, 2 s are needed for 5%"
+
+
+def test_who_asks_for_less_accuracy_may_ask_sooner() -> None:
+    made, clock = meter(counter([0.0, 50.0, 50.0])), Clock()
+    with Window(made, within=0.2, clock=clock, background=False) as opened:
+        clock.now_s += 0.5
+    assert opened.power is not None
+    assert opened.power.mean_w == 100.0
+    with Window(meter(counter([0.0, 50.0])), within=0.2, clock=clock, background=False) as short:
+        clock.now_s += 0.4
+    assert short.why.endswith("a window of 400 ms is too short, 500 ms are needed for 20%")
+    for within in (0.0, -1.0, 2.0, math.nan):
+        with pytest.raises(BadRequest, match="within a share"):
+            made.window(within)
 
 
 def test_the_error_at_both_ends_is_within_what_is_promised() -> None:

@@ -262,6 +262,20 @@ def test_nvml_takes_the_board_that_cuda_means(monkeypatch: pytest.MonkeyPatch) -
     assert asked == ["board of GPU-aa", "board of GPU-of torch 1"]
 
 
+def test_nvml_of_an_instance_asks_its_board(monkeypatch: pytest.MonkeyPatch) -> None:
+    fake = FakeNvml("energy", mig=1)
+    asked: list[str] = []
+    monkeypatch.setattr(fake, "nvmlDeviceGetTotalEnergyConsumption", lambda board: asked.append(board) or 1.0)
+    monkeypatch.setattr(
+        fake, "nvmlDeviceGetDeviceHandleFromMigDeviceHandle", lambda found: f"parent of {found}", raising=False
+    )
+    monkeypatch.setitem(sys.modules, "pynvml", fake)
+    monkeypatch.setitem(sys.modules, "torch", None)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "MIG-cc")
+    nvml.find("cuda:0")
+    assert asked == ["parent of board of MIG-cc"]
+
+
 # --- AMD SMI ------------------------------------------------------------------------------------------------------
 
 

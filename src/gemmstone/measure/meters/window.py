@@ -2,7 +2,8 @@
 
 A sensor counts something up (joules, mostly) or tells watts of now. Of one that counts, the window takes the difference of its ends;
 of one that tells, the mean over readings that a thread takes meanwhile. Either is renewed only every `update_s`, so at each end a
-window may be off by one update: a window of PERIODS updates errs by 1 / PERIODS at most, and a shorter one is refused, never 0.
+window may be off by one update: a window of PERIODS updates errs by 1 / PERIODS at most, and one too short for the accuracy asked for
+is refused, never 0.
 """
 
 from __future__ import annotations
@@ -15,9 +16,11 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from gemmstone.core import units
+from gemmstone.core.errors import BadRequest
 from gemmstone.core.measurement import Power
 
-PERIODS = 20  # updates in the shortest window: 5%
+PERIODS = 20  # updates in the shortest window, unless another accuracy is asked for
+WITHIN = 1 / PERIODS
 LEAST_READINGS = 0.5  # of those that were due: a thread that starved has not seen the window
 
 
@@ -65,7 +68,7 @@ class Meter:
 
     @property
     def shortest_s(self) -> float:
-        """The shortest window that is answered."""
+        """The shortest window that is answered where 5% are asked for."""
         return PERIODS * self.update_s
 
     @property
@@ -75,9 +78,9 @@ class Meter:
         wrapped = [sensor.range / self.most_w / 2 for sensor in self.sensors if sensor.counts]
         return min([*told, *wrapped], default=math.inf)
 
-    def window(self) -> Window:
-        """A window that opens with `with` and has its power once closed."""
-        return Window(self)
+    def window(self, within: float = WITHIN) -> Window:
+        """A window that opens with `with` and has its power, `within` a share of it, once closed."""
+        return Window(self, within=within)
 
 
 class Window:
@@ -88,9 +91,16 @@ class Window:
     cost_s = 0.0
 
     def __init__(
-        self, meter: Meter, *, clock: Callable[[], float] = time.perf_counter, background: bool = True
+        self,
+        meter: Meter,
+        *,
+        within: float = WITHIN,
+        clock: Callable[[], float] = time.perf_counter,
+        background: bool = True,
     ) -> None:
-        self.meter = meter
+        if not 0 < within <= 1:
+            raise BadRequest(f"power is known within a share of itself above 0 and up to 1, not {within:g}")
+        self.meter, self.within = meter, within
         self._clock = clock
         self._lock = threading.Lock()
         self._stop = threading.Event()
@@ -168,11 +178,12 @@ class Window:
 
     def _refused(self, seconds: float) -> str:
         meter = self.meter
-        if seconds < meter.shortest_s:
+        shortest_s = meter.update_s / self.within
+        if seconds < shortest_s:
             return (
                 f"{meter.name} has a new value every {units.show(meter.update_s, 's')}: a window of "
-                f"{units.show(seconds, 's')} is too short, {units.show(meter.shortest_s, 's')} are needed for "
-                f"{1 / PERIODS:.0%}"
+                f"{units.show(seconds, 's')} is too short, {units.show(shortest_s, 's')} are needed for "
+                f"{self.within:.0%}"
             )
         told = any(not sensor.counts for sensor in meter.sensors)
         due = seconds / meter.poll_s
