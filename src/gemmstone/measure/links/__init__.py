@@ -1,0 +1,1 @@
+"""What connects things in this machine: collectives over processes, copies, transfers to a device, drives, launches."""
