@@ -21,7 +21,7 @@ from gemmstone.measure.clock import effective_hz
 
 SOURCES = Path(__file__).parent / "sources"
 FLAGS = ("-O2", "-march=native", "-ffp-contract=fast")
-PASS_S, PASSES = 0.04, (3, 25)  # at least, at most
+PASS_S, PASSES = 0.04, (3, 12)  # at least, at most
 AGREE = 0.01  # the two best passes do, or there are more: others use these cores too
 ELEMENT_BYTES = {"fp64": 8, "fp32": 4, "fp16": 2, "bf16": 2, "int8": 1}
 # Bytes of vectors that the units of one core take a cycle at most, times two FLOP: two units of any width on x86 (Agner Fog,
@@ -82,25 +82,25 @@ def peak_flop_per_s(dtype: str, threads: int = 0) -> float:
     return peak(dtype, threads).flop_per_s
 
 
-def peak(dtype: str, threads: int = 0) -> Peak:
+def peak(dtype: str, threads: int = 0, *, stand_in: Peak | None = None) -> Peak:
     """The measured peak of this machine's processor in a format, with all usable cores unless `threads` says how many.
 
-    The best of 3 to 25 passes. A format that the processor has no instructions for is computed in fp32, and that peak stands in for
-    it. Raises BadRequest for a format that CPUs do not multiply in, MissingBackend where neither a compiler nor numba works.
+    The best of 3 to 12 passes. A format that the processor has no instructions for is computed in fp32, and that peak (`stand_in`, or
+    measured here) stands in for it. Raises BadRequest for a format that CPUs do not multiply in, MissingBackend where neither a compiler nor numba works.
     """
     if dtype not in ELEMENT_BYTES:
         raise BadRequest(f"peaks of processors are measured in {', '.join(ELEMENT_BYTES)}, not in {dtype}")
     threads = threads or usable_cores()
     try:
-        return _compiled(dtype, threads)
+        return _compiled(dtype, threads, stand_in)
     except MissingBackend:
-        return _by_numba(dtype, threads)
+        return _by_numba(dtype, threads, stand_in)
 
 
-def _compiled(dtype: str, threads: int) -> Peak:
+def _compiled(dtype: str, threads: int, stand_in: Peak | None) -> Peak:
     library = _library()
     if not hasattr(library, dtype):
-        return _instead(dtype, threads)
+        return _instead(dtype, stand_in or peak("fp32", threads))
     by_tiles = hasattr(library, f"{dtype}_tiles") and bool(library.tiles_allowed())
     loop = getattr(library, f"{dtype}_tiles" if by_tiles else dtype)
     loop.restype, loop.argtypes = None, [ctypes.c_double, ctypes.POINTER(ctypes.c_double)]
@@ -135,8 +135,7 @@ def _library() -> ctypes.CDLL:
     return native.compile((SOURCES / "peak.c").read_text(encoding="utf-8"), FLAGS)
 
 
-def _instead(dtype: str, threads: int) -> Peak:
-    stand_in = peak("fp32", threads)
+def _instead(dtype: str, stand_in: Peak) -> Peak:
     how = f"fp32's: this processor has no instructions for {dtype} that are measured here"
     return Peak(**{**vars(stand_in), "dtype": dtype, "how": how})
 
@@ -190,10 +189,10 @@ def _best(once: Callable[[], tuple[float, float, bool]], threads: int) -> tuple[
     return rates[-1], is_right
 
 
-def _by_numba(dtype: str, threads: int) -> Peak:
+def _by_numba(dtype: str, threads: int, stand_in: Peak | None) -> Peak:
     """The peak without a C compiler: numba's own, over numbers in the first cache, each loaded and stored once in 32 steps."""
     if dtype not in ("fp32", "fp64"):
-        return _instead(dtype, threads)
+        return _instead(dtype, stand_in or peak("fp32", threads))
     kind: Any = np.float32 if dtype == "fp32" else np.float64
     loop = _numba_loop()
 

@@ -26,6 +26,8 @@ from gemmstone.measure.peak import Peak, datasheet, peak, usable_cores
 MOST_N = 1_000_000
 TRIED_N = {True: 4096, False: 512}  # of the product that says how long a rung takes, by Rung.slow
 PLANNED = 0.8  # of the budget, for one pass of every rung: the rest is for checks, warm-ups and more passes
+TRIFLE_S = 0.1  # of a pass that is never left out, however little time there is
+LEAST_S = 0.1  # that each rung is given
 SLOW_S = 0.5  # from which a rung is warmed up by a part of itself
 LONG_S, LONG_PASSES = 1.0, 3  # passes that long are few: nobody waits for the six that an interval of the median needs
 MEMORY_SHARE = 0.9  # of what is free
@@ -89,9 +91,12 @@ def climb(
     _check_size(n)
     with watching() as watch:
         started = time.perf_counter()
-        problem = made(n, threads, seed)
-        peaks = {key: _peak(*key, threads) for key in dict.fromkeys((rung.dtype, _kind(rung)) for rung in rungs)}
-        planned = _admitted([_guessed(rung, problem, until) for rung in rungs], until)
+        peaks = _peaks(rungs, threads)
+        problem = made(min(n, TRIED_N[True]), threads, seed)
+        planned = _admitted([_guessed(rung, problem, n) for rung in rungs], until)
+        if all(one.skipped for one in planned):
+            raise _nothing(n, planned, budget_s)
+        problem = problem if problem.n == n else made(n, threads, seed)
         exact = check.reference(problem.a, problem.b, seed)
         done = list(planned)
         # the fastest first: what they do not need of their time is there for more passes of the slow ones
@@ -101,7 +106,7 @@ def climb(
             limit_s = _share_s([planned[j] for j in order[number:]], until)
             done[i] = _measured(planned[i], problem, exact, limit_s)
         # peaks are taken twice: whatever else ran meanwhile took from one of them
-        peaks = {key: _larger(found, _peak(*key, threads)) for key, found in peaks.items()}
+        peaks = {key: _larger(peaks[key], found) for key, found in _peaks(rungs, threads).items()}
     if all(one.skipped for one in done):
         raise _nothing(n, done, budget_s)
     return Ladder(
@@ -129,29 +134,29 @@ def _check_size(n: int) -> None:
         )
 
 
-def _kind(rung: Rung) -> str:
-    return "cuda" if rung.place == GPU else "cpu"
-
-
-def _peak(dtype: str, kind: str, threads: int) -> Peak | None:
-    """The peak in a format: measured on the processor, the datasheet's on a device; None where neither is to be had."""
-    try:
-        return datasheet(on_gpu.device_name(), dtype) if kind == "cuda" else peak(dtype, threads)
-    except (MissingBackend, BadRequest):
-        return None
+def _peaks(rungs: Sequence[Rung], threads: int) -> dict[tuple[str, str], Peak | None]:
+    """The peaks by format and place: measured on the processor, the datasheet's on a device; None where neither is to be had."""
+    found: dict[tuple[str, str], Peak | None] = {}
+    for dtype, kind in dict.fromkeys((rung.dtype, "cuda" if rung.place == GPU else "cpu") for rung in rungs):
+        try:
+            if kind == "cuda":
+                found[dtype, kind] = datasheet(on_gpu.device_name(), dtype)
+            else:
+                found[dtype, kind] = peak(dtype, threads, stand_in=found.get(("fp32", "cpu")))
+        except (MissingBackend, BadRequest):
+            found[dtype, kind] = None
+    return found
 
 
 def _larger(one: Peak | None, other: Peak | None) -> Peak | None:
     return max(filter(None, (one, other)), key=lambda found: found.flop_per_s, default=None)
 
 
-def _guessed(rung: Rung, problem: Problem, until: float) -> Climbed:
-    """A rung with the seconds that one pass would take, or with why it cannot run here."""
-    need, free = rung.extra_bytes * float(problem.n) ** 2, MEMORY_SHARE * host.available_bytes()
+def _guessed(rung: Rung, problem: Problem, n: int) -> Climbed:
+    """A rung with the seconds that one pass of size n would take, tried on a smaller one, or with why it cannot run here."""
+    need, free = rung.extra_bytes * float(n) ** 2, MEMORY_SHARE * host.available_bytes()
     if need > free:
         return Climbed(rung=rung, skipped=f"needs {need / 1e9:,.1f} GB more and {free / 1e9:,.1f} GB are free")
-    if time.perf_counter() > until:
-        return Climbed(rung=rung, skipped="the time was over before it was tried")
     small = problem.leading(TRIED_N[rung.slow])
     try:
         ready = rung.prepare(small)
@@ -166,7 +171,7 @@ def _guessed(rung: Rung, problem: Problem, until: float) -> Climbed:
         NotImplementedError,
     ) as error:  # a library that lacks the product says so in its own way
         return Climbed(rung=rung, skipped=_own_words(error))
-    return Climbed(rung=rung, guess_s=share_s * (problem.n / small.n) ** 3)
+    return Climbed(rung=rung, guess_s=share_s * (n / small.n) ** 3)
 
 
 def _tried(ready: Ready) -> float:
@@ -196,7 +201,7 @@ def _admitted(guessed: Sequence[Climbed], until: float) -> list[Climbed]:
         guess_s = found[i].guess_s
         if guess_s is None:
             continue
-        if guess_s > left:
+        if guess_s > max(left, TRIFLE_S):
             found[i] = replace(found[i], skipped=f"would take about {_about(guess_s)} a pass: more --budget")
         else:
             left -= guess_s
@@ -214,7 +219,7 @@ def _share_s(left: Sequence[Climbed], until: float) -> float:
     """Seconds for the first of the rungs that are left: its own pass and its part of what is not planned."""
     guesses = [one.guess_s or 0.0 for one in left]
     spare_s = until - time.perf_counter() - sum(guesses)
-    return guesses[0] + max(spare_s, 0.0) / len(guesses) * PLANNED
+    return max(guesses[0] + max(spare_s, 0.0) / len(guesses) * PLANNED, LEAST_S)
 
 
 def _measured(one: Climbed, problem: Problem, exact: check.Reference, limit_s: float) -> Climbed:

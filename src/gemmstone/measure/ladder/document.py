@@ -13,6 +13,7 @@ from gemmstone.measure.ladder.climb import Climbed, Ladder
 from gemmstone.measure.ladder.rungs import GPU
 from gemmstone.measure.peak import Peak
 
+MAIN = "fp32"  # the format of the ladder: the first rung in it is what others are compared with
 FEW_BUSY = 0.7  # of the cores that a rung was given: fewer were busy, so that a setting holds the library back
 LONG_S = 0.1  # of all passes, below which other work of the process counts as much
 
@@ -20,7 +21,8 @@ LONG_S = 0.1  # of all passes, below which other work of the process counts as m
 def document(ladder: Ladder) -> dict[str, Any]:
     """The ladder as plain data. A rung with a wrong result has no speed-up and no share."""
     done = [one for one in ladder.rungs if not one.skipped]
-    first = next((one for one in done if not one.wrong), None)
+    right = [one for one in done if not one.wrong]
+    first = next((one for one in right if one.rung.dtype == MAIN), next(iter(right), None))
     first_s = timing.interval(first.kept_s).median if first else math.nan
     rungs = [_rung(one, ladder, first, first_s) for one in done]
     return {
@@ -33,7 +35,11 @@ def document(ladder: Ladder) -> dict[str, Any]:
         "dtype": first.rung.dtype if first else None,
         "first": first.rung.name if first else None,
         "rungs": rungs,
-        "peaks": [_peak(peak, place) for (_, place), peak in ladder.peaks.items() if peak is not None],
+        "peaks": [
+            _peak(peak, place)
+            for (dtype, place), peak in ladder.peaks.items()
+            if peak is not None and any((one.rung.dtype, _place(one)) == (dtype, place) for one in done)
+        ],
         "skipped": [
             {"name": one.rung.name, "dtype": one.rung.dtype, "reason": one.skipped, "guess_s": one.guess_s}
             for one in ladder.rungs
@@ -44,7 +50,7 @@ def document(ladder: Ladder) -> dict[str, Any]:
 
 def _rung(one: Climbed, ladder: Ladder, first: Climbed | None, first_s: float) -> dict[str, Any]:
     known = timing.interval(one.kept_s)
-    peak = ladder.peaks[one.rung.dtype, "cuda" if one.rung.place == GPU else "cpu"]
+    peak = ladder.peaks[one.rung.dtype, _place(one)]
     is_ranked = first is not None and not one.wrong
     bounded = math.isfinite(known.low)
     return {
@@ -67,6 +73,10 @@ def _rung(one: Climbed, ladder: Ladder, first: Climbed | None, first_s: float) -
         "high_s": known.high if bounded else None,
         "version": one.version,
     }
+
+
+def _place(one: Climbed) -> str:
+    return "cuda" if one.rung.place == GPU else "cpu"
 
 
 def _peak(peak: Peak, place: str) -> dict[str, Any]:
