@@ -49,6 +49,7 @@ __all__ = [
     "changes",
     "compare",
     "image_size",
+    "measure_all",
     "measure_kernels",
     "measure_ladder",
     "measure_links",
@@ -82,6 +83,7 @@ def _measured(device: str, engine: str, version: str) -> Path | None:
 
 
 measured_files.made_by(_measured)
+MEASURED_SHARES = (0.75, 0.15)  # of the time of `measure all`, for kernels and links; the rest is the ladder's
 
 
 def predict(scenario: Scenario, money: Money | None = None, *, detail: bool = False) -> dict[str, Any]:
@@ -521,6 +523,34 @@ def measure_links(
 
     asked = session.Asked(budget=budget, folder=folder, parts=tuple(parts), label=label)
     return {**_head("measure", []), **session.links(asked, progress=progress)}
+
+
+def measure_all(
+    *,
+    budget_s: float = 420.0,
+    folder: str = ".",
+    label: str = "",
+    spent_s: float = 0.0,
+    progress: Callable[[float, float, str], None] = lambda done, total, what: None,
+    say: Callable[[str], None] = lambda line: None,
+) -> dict[str, Any]:
+    """Kernels, links and the ladder one after the other, each a run of its own: `gemmstone.measure/1` with a document of each.
+
+    Interrupted, it ends with what was being measured.
+    """
+    kernels_s, links_s = (share * budget_s for share in MEASURED_SHARES)
+    found: dict[str, Any] = {"what": "all", "kernels": None, "links": None, "ladder": None, "interrupted": False}
+    found["kernels"] = measure_kernels(budget=f"{kernels_s}s", label=label, spent_s=spent_s, progress=progress, say=say)
+    if not found["kernels"]["interrupted"]:
+        found["links"] = measure_links(budget=f"{links_s}s", folder=folder, label=label, progress=progress)
+        found["interrupted"] = found["links"]["interrupted"]
+        if not found["interrupted"]:
+            rest_s = budget_s - kernels_s - links_s
+            found["ladder"] = measure_ladder(
+                budget_s=rest_s, label=label, progress=lambda done, total: progress(done, total, "ladder")
+            )
+    said = found["kernels"]["warnings"]
+    return {**_head("measure", said), **found}
 
 
 def measure_model(
