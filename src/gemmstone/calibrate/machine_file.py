@@ -134,15 +134,19 @@ def machine_formats() -> tuple[str, ...]:
 
 def _bandwidth(ops: Iterable[agreement.Op]) -> tuple[float, str, str] | None:
     """The most bytes/s of a pass of STREAM or, where none was measured, of a product of one row, which reads its weights once."""
-    rates = {
-        op: (op.measurements[0].read_bytes + op.measurements[0].write_bytes) / op.median_s
+    reading = [
+        op
         for op in ops
         if op.call.family.startswith("stream_") or (op.call.family == "gemm" and op.call.shape.get("m") == 1)
-    }
-    if not rates:
+    ]
+    if not reading:
         return None
-    best = max(rates, key=lambda op: rates[op])
-    return rates[best], "run", f"{best.call.title}, {best.backend}"
+
+    def rate(op: agreement.Op) -> float:
+        return (op.measurements[0].read_bytes + op.measurements[0].write_bytes) / op.median_s
+
+    best = max(reading, key=rate)
+    return rate(best), "run", f"{best.call.title}, {best.backend}"
 
 
 def _sources(run: Run, known: Device | None) -> dict[str, str]:

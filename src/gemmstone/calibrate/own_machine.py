@@ -9,13 +9,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from gemmstone.calibrate import host_times, machine_file, session
 from gemmstone.calibrate.measurements import Measurements, columns
-from gemmstone.catalog import calibration_files, device_files
+from gemmstone.catalog import calibration_files, device_files, measured_files
 from gemmstone.core.errors import BadRequest, NoAnswer
 from gemmstone.core.measurement import Run
 from gemmstone.measure import agreement
@@ -24,6 +25,8 @@ from gemmstone.store import runs
 
 KERNELS, LINKS = "kernels", "links"
 ENGINE = "pytorch"  # whose calls predictions of this machine are made of
+# What a machine that others use does to its own measurements; in a file of somebody else's it says that columns were mixed up.
+NOISE = ("backwards",)
 FIRST = "measure this machine first: gemmstone measure kernels"
 Say = Callable[[str], None]
 
@@ -61,9 +64,15 @@ def calibrate(asked: Asked, say: Say = lambda line: None) -> dict[str, Any]:
         )
     if not asked.check:
         machine_file.write(into / calibration_files.MACHINE, text)
+        _forget(into, slug)
     settled = session.settle(
         session.Asked(
-            sources=(), name=slug, check=asked.check, accept=asked.accept, families=asked.families, learned=False
+            sources=(),
+            name=slug,
+            check=asked.check,
+            accept=(*asked.accept, *NOISE),
+            families=asked.families,
+            learned=False,
         ),
         measured,
         into,
@@ -73,6 +82,7 @@ def calibrate(asked: Asked, say: Say = lambda line: None) -> dict[str, Any]:
         return settled
     host = host_times.fit(slug, newest, [op for op in ops if op.backend == ENGINE])
     host_times.save(into, host)
+    calibration_files.forget()
     return {
         **settled,
         "device": device_files.describe(slug),
@@ -80,6 +90,17 @@ def calibrate(asked: Asked, say: Say = lambda line: None) -> dict[str, Any]:
         "host": dict(host),
         "name": slug,
     }
+
+
+def _forget(into: Path, slug: str) -> None:
+    """Removes what an earlier calibration fitted: its kernels may be another library's, and it is no yardstick of this one."""
+    for path in (
+        into / f"{slug}.json",
+        into / f"{slug}{measured_files.SUFFIX}",
+        into / calibration_files.ENGINES_FILE.name,
+    ):
+        path.unlink(missing_ok=True)
+    calibration_files.forget()
 
 
 def _name(name: str) -> str:
@@ -120,9 +141,9 @@ def _measurements(slug: str, run: Run, found: Sequence[agreement.Op]) -> Measure
     call, first = found[0].call, found[0].measurements[0]
     shape = columns(call.family, [op.call.shape for op in found])
     op = CALLS[call.family].op(shape, call.dtype)
-    seconds = np.array([one.median_s for one in found])
+    seconds = np.array([host_times.undisturbed_s(one) for one in found])
     return Measurements(
-        family=op.kind,
+        family=call.family,
         device=slug,
         engine=ENGINE,
         version=first.version,

@@ -36,6 +36,9 @@ _GEMM = {
     "t0": _CALL,
     "host_floor": _NONE,
     "cp": Coefficient(0.3, 1e-4, 10.0),
+    "cl": Coefficient(0.3, 1e-3, 10.0),
+    "lb": Coefficient(3e7, 1e6, 1e9),
+    "cn": Coefficient(1e-8, 1e-10, 1e-6),
     "mr": Coefficient(3.0, 0.1, 100.0),
 }
 COEFFICIENTS: dict[str, Mapping[str, Coefficient]] = {

@@ -189,3 +189,9 @@ def _engine_fit(entry: Mapping[str, Any]) -> EngineFit:
     known = {item.name for item in fields(EngineFit)} - {"scales"}
     scales = {name: Scale(**values) for name, values in entry.get("scales", {}).items()}
     return EngineFit(scales=scales, **{name: value for name, value in entry.items() if name in known})
+
+
+def forget() -> None:
+    """Has files that were read be read again: they were written anew."""
+    for read_once in (load, engine_fit, _engines):
+        read_once.cache_clear()

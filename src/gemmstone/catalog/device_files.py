@@ -14,8 +14,8 @@ from functools import cache, lru_cache
 from pathlib import Path
 from typing import Any
 
-from gemmstone.catalog import device_tables as tables
 from gemmstone.catalog import calibration_files, prices, system_files
+from gemmstone.catalog import device_tables as tables
 from gemmstone.catalog.device_edit import edit, editable
 from gemmstone.catalog.device_fields import LINKS
 from gemmstone.core.errors import BadRequest

@@ -92,7 +92,11 @@ def _experts(at: Values, dtype: str) -> Op:
 
 def _elementwise(at: Values, dtype: str) -> Op:
     return elementwise.elementwise(
-        "elementwise", read_elements=at["read_elements"], write_elements=at["write_elements"], dtype=dtype
+        "elementwise",
+        read_elements=at["read_elements"],
+        write_elements=at["write_elements"],
+        dtype=dtype,
+        variant="fp32" if dtype == "fp32" else "bf16",
     )
 
 
@@ -147,6 +151,15 @@ def _transfer(kind: str) -> Callable[[Values, str], Op]:
         return Op(name=kind, kind=kind, wire_bytes=message, read_bytes=message, write_bytes=message, dtype=dtype)
 
     return op
+
+
+def _latency(at: Values, dtype: str) -> Op:
+    return Op(name="latency", kind="memory_latency", read_bytes=8.0 + 0.0 * at["working_set_bytes"], dtype=dtype)
+
+
+def _level(at: Values, dtype: str) -> Op:
+    size = at["working_set_bytes"]
+    return Op(name="level", kind="memory_bandwidth", read_bytes=size * 2 / 3, write_bytes=size / 3, dtype=dtype)
 
 
 def _launch(at: Values, dtype: str) -> Op:

@@ -13,9 +13,11 @@ without CUDA graphs, is 0 elsewhere, and has to be left out for an engine that r
 
 Libraries for processors reorder the weights of a product of several rows into panels before they multiply (packing: Goto and van de
 Geijn, "Anatomy of high-performance matrix multiplication", ACM TOMS 34(3), 2008, section 4), which a vector by a matrix does without.
-cp weighs that pass over the weights, mr are the rows of a panel, which fewer rows fill with nothing; both are absent elsewhere:
+cp weighs that pass over the weights and cl another over those that the last cache (of lb bytes) could not keep; mr are the rows of a
+panel, which fewer rows fill with nothing. cn is what each column of the output costs whatever its depth: a row of the weights is a
+stream of its own, which prefetchers have to find. All are absent elsewhere:
 
-    FLOP -> FLOP sqrt(1 + (mr / m)^2),  busy -> busy + cp n k bytes / B      from two rows on
+    t -> t + cn n;   from two rows on:  FLOP -> FLOP sqrt(1 + (mr / m)^2),  t -> t + (cp W + cl max(W - lb, 0)) / B,  W = n k bytes
 """
 
 from __future__ import annotations
@@ -41,7 +43,7 @@ def soft_max(a: Array, b: Array, p: float) -> Array:
 
 
 def gemm(op: Op, rates: Rates, c: Mapping[str, float]) -> KernelTime:
-    """Seconds of one GEMM call. Coefficients: ec, eb, p, cq, tk, tm, mh, ks, ps, co, t0, host_floor; of processors cp, mr.
+    """Seconds of one GEMM call. Coefficients: ec, eb, p, cq, tk, tm, mh, ks, ps, co, t0, host_floor; of processors cp, cl, lb, cn, mr.
 
     The same form serves `batched_gemm`: `batch` products share the device, each walks its own k loop.
     """
@@ -59,7 +61,9 @@ def gemm(op: Op, rates: Rates, c: Mapping[str, float]) -> KernelTime:
     busy_s = soft_max(soft_max(compute_s, memory_s, c["p"]) + quantize_s, serial_s, c["ps"])
     time_s = busy_s + c["t0"] + output_s
     if c.get("cp"):
-        packed_s = several * c["cp"] / rates.bytes_per_s * (k * shape["n"] * dtypes.size(op.dtype))
+        weights = k * shape["n"] * dtypes.size(op.dtype)
+        packed = several * (c["cp"] * weights + c.get("cl", 0.0) * np.maximum(weights - c.get("lb", 0.0), 0.0))
+        packed_s = packed / rates.bytes_per_s + c.get("cn", 0.0) * np.asarray(shape["n"], dtype=float)
         time_s, memory_s = time_s + packed_s, memory_s + packed_s
     if c["host_floor"]:
         time_s = soft_max(time_s, np.full_like(time_s, c["host_floor"]), FLOOR_SHARPNESS)
