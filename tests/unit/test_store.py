@@ -14,7 +14,7 @@ from made_runs import ENVIRONMENT, GEMM, full, kept, measured
 
 from gemmstone.core.errors import BadRequest, NoAnswer
 from gemmstone.core.measurement import Call, Conditions, Measurement, Power
-from gemmstone.store import drafts, folders, records, runs, tables
+from gemmstone.store import drafts, folders, places, records, runs, tables
 
 
 @pytest.fixture(autouse=True)
@@ -429,3 +429,63 @@ class TestFilesOfOthers:
 
 def test_the_key_is_that_of_the_call() -> None:
     assert measured().key == (GEMM.key, "numpy", "cpu", 2)
+
+
+class TestElsewhere:
+    """A store with an address: here one of the local file system, which takes the same way as s3:// and gs://."""
+
+    @pytest.fixture
+    def far(self, store, tmp_path, monkeypatch):
+        written = [kept([measured(seed=1)], label="far"), kept([full()])]
+        monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+        monkeypatch.setenv("GEMMSTONE_STORE", f"file://{store}")
+        places._copy.cache_clear()
+        return written
+
+    def test_its_runs_are_read(self, far):
+        assert runs.all_runs() == far
+        assert same(runs.measurements(runs.find("latest"))[0], full())
+        assert runs.drafts() == []
+
+    def test_they_are_fetched_once_and_follow_what_is_there(self, far, store, monkeypatch):
+        assert len(runs.all_runs()) == 2
+        monkeypatch.setenv("GEMMSTONE_STORE", str(store))
+        new = kept([measured(seed=3)])
+        runs.delete(far[0].id)
+        monkeypatch.setenv("GEMMSTONE_STORE", f"file://{store}")
+        fetched: list[str] = []
+        fetch = places._fetch
+        monkeypatch.setattr(places, "_fetch", lambda *asked: (fetched.append(asked[-1]), fetch(*asked)))
+        places._copy.cache_clear()
+        assert runs.all_runs() == [far[1], new]
+        assert fetched == [new.id]
+
+    def test_a_run_that_is_not_whole_there_is_not_listed(self, far, store):
+        (store / "runs" / far[0].id / "samples.parquet").unlink()
+        assert runs.all_runs() == [far[1]]
+
+    def test_it_is_not_written_to(self, far, store):
+        before = sorted(path.name for path in store.rglob("*"))
+        for act in (lambda: kept([measured()]), lambda: runs.delete("latest")):
+            with pytest.raises(BadRequest, match=r"is only read from here: name a folder with GEMMSTONE_STORE"):
+                act()
+        assert sorted(path.name for path in store.rglob("*")) == before
+
+    @pytest.mark.parametrize("address", ["nothing://x", "s3://", "file://relative/path", "http://example.org/x"])
+    def test_an_address_that_leads_nowhere_is_one_line(self, monkeypatch, address):
+        monkeypatch.setenv("GEMMSTONE_STORE", address)
+        with pytest.raises(BadRequest, match="cannot read the store"):
+            runs.all_runs()
+
+    def test_keys_in_an_address_are_not_told(self, monkeypatch):
+        monkeypatch.setenv("GEMMSTONE_STORE", "nothing://key:secret@bucket/team")
+        for act in (runs.all_runs, lambda: kept([])):
+            with pytest.raises(BadRequest) as refused:
+                act()
+            assert "nothing://...@bucket/team" in str(refused.value)
+            assert "secret" not in str(refused.value)
+
+    def test_a_store_that_is_not_there_yet_is_empty(self, monkeypatch, tmp_path):
+        monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+        monkeypatch.setenv("GEMMSTONE_STORE", f"file://{tmp_path}/none")
+        assert runs.all_runs() == []

@@ -18,7 +18,7 @@ from gemmstone.measure import environment
 from gemmstone.measure.calls import FITTED
 from gemmstone.measure.conditions import disturbed
 from gemmstone.measure.timing import CONFIDENCE, interval
-from gemmstone.store import export, runs
+from gemmstone.store import export, places, runs
 from gemmstone.store.drafts import Draft
 
 LISTED = ("id", "kind", "label", "started", "finished", "complete", "measurements", "summary")
@@ -32,7 +32,7 @@ def listing(kind: str | None, label: str | None) -> tuple[dict[str, Any], list[s
         draft for draft in runs.drafts() if kind in (None, draft.head.kind) and (label or "") in draft.head.label
     ]
     listed = {
-        "store": str(runs.root()),
+        "store": places.name(),
         "runs": [_head(run) for run in reversed(chosen)],
         "drafts": [_waiting(draft) for draft in reversed(waiting)],
     }

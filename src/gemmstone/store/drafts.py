@@ -25,7 +25,7 @@ from typing import Any
 from gemmstone.core.errors import BadRequest
 from gemmstone.core.lookup import unknown
 from gemmstone.core.measurement import Measurement, Run
-from gemmstone.store import folders, records, tables
+from gemmstone.store import folders, places, records, tables
 
 HEAD, JOURNAL, ASIDE, RUN = "head.json", "journal", "aside", "run.json"
 MOST_JOURNAL_BYTES = 1 << 30
@@ -214,7 +214,7 @@ def _parsed(line: bytes) -> Measurement:
 
 def begin(kind: str, *, environment: Mapping[str, Any], asked: Mapping[str, Any], label: str = "") -> Draft:
     """A new draft, held by this process. Raises BadRequest where the store cannot be written to."""
-    root = folders.root()
+    root = places.writable()
     _sweep(root)
     head = Run(id=folders.new_id(), kind=kind, label=label, started=folders.now(), environment=environment, asked=asked)
     draft = Draft(root, head)
@@ -245,7 +245,7 @@ def _sweep(root: Path) -> None:
 
 def drafts() -> list[Draft]:
     """Drafts that can be resumed, oldest first, those that another process is measuring among them (`busy`)."""
-    root = folders.root()
+    root = places.root()
     found: list[Draft] = []
     for id in folders.names(root / folders.DRAFTS):
         draft = _draft(root, id)
@@ -276,7 +276,7 @@ def resume(id: str) -> Draft:
     if len(matching) > 1:
         raise BadRequest(f"{len(matching)} drafts begin with {asked}: give more of the id")
     if not matching:
-        if folders.ID.fullmatch(asked) and (folders.root() / folders.RUNS / asked).is_dir():
+        if folders.ID.fullmatch(asked) and (places.root() / folders.RUNS / asked).is_dir():
             raise BadRequest(f"{asked} is finished: gemmstone runs show {asked}")
         raise unknown("draft", asked, there)
     draft = there[matching[0]]

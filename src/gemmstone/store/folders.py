@@ -18,15 +18,6 @@ GONE = ".gone-"  # what a run that is being deleted is called: no id begins like
 ID = re.compile(r"\d{8}T\d{9}-[0-9a-f]{6}", re.ASCII)
 
 
-def root() -> Path:
-    """The folder of the store: GEMMSTONE_STORE, else gemmstone/runs in the user's data folder (XDG_DATA_HOME, else ~/.local/share)."""
-    asked = os.environ.get(VARIABLE, "")
-    if asked:
-        return Path(asked)
-    home = os.environ.get("XDG_DATA_HOME", "")
-    return (Path(home) if home else Path.home() / ".local" / "share") / "gemmstone" / "runs"
-
-
 def new_id() -> str:
     """A name for a run that no other has and that sorts by time: the moment (UTC, milliseconds) and three random bytes."""
     return f"{datetime.now(UTC):%Y%m%dT%H%M%S%f}"[:18] + f"-{secrets.token_hex(3)}"

@@ -19,9 +19,9 @@ from pathlib import Path
 from gemmstone.core.errors import BadRequest, NoAnswer
 from gemmstone.core.lookup import unknown
 from gemmstone.core.measurement import Measurement, Run
-from gemmstone.store import folders, records, tables
+from gemmstone.store import folders, places, records, tables
 from gemmstone.store.drafts import Draft, begin, drafts, finished, resume
-from gemmstone.store.folders import root
+from gemmstone.store.places import root, writable
 
 __all__ = ["Draft", "all_runs", "begin", "delete", "drafts", "find", "measurements", "resume", "root", "scan"]
 LATEST = re.compile(r"latest(?:~(\d{1,6}))?", re.ASCII)
@@ -55,9 +55,11 @@ def find(id: str, kind: str | None = None) -> Run:
     runs, problems = scan(kind)
     of_kind = f" of kind {kind}" if kind else ""
     if not runs and problems:
-        raise NoAnswer(f"there are no whole runs{of_kind} in {where}: {problems[-1]}")
+        raise NoAnswer(f"there are no whole runs{of_kind} in {places.name()}: {problems[-1]}")
     if not runs:
-        raise NoAnswer(f"there are no runs{of_kind} in {where}: measure first, as gemmstone measure kernels does")
+        raise NoAnswer(
+            f"there are no runs{of_kind} in {places.name()}: measure first, as gemmstone measure kernels does"
+        )
     asked = LATEST.fullmatch(id)
     if asked:
         back = int(asked[1] or 0)
@@ -99,7 +101,7 @@ def delete(id: str) -> Run:
 
     One that is not whole is removed by its full id.
     """
-    where = root()
+    where = writable()
     try:
         run = find(id)
         left_over = (
