@@ -50,6 +50,7 @@ __all__ = [
     "compare",
     "image_size",
     "measure_all",
+    "measure_device",
     "measure_kernels",
     "measure_ladder",
     "measure_links",
@@ -523,6 +524,25 @@ def measure_links(
 
     asked = session.Asked(budget=budget, folder=folder, parts=tuple(parts), label=label)
     return {**_head("measure", []), **session.links(asked, progress=progress)}
+
+
+def measure_device(
+    *,
+    budget: str = "",
+    device: str = "cpu",
+    label: str = "",
+    spent_s: float = 0.0,
+    progress: Callable[[float, float, str], None] = lambda done, total, what: None,
+    say: Callable[[str], None] = lambda line: None,
+) -> dict[str, Any]:
+    """What a device is made of, measured: latency and bandwidth by level, products by format, launches: `gemmstone.measure/1`.
+
+    `profile` has a value and its unit for each, None where nothing here measures it.
+    """
+    from gemmstone.measure import device as devices  # lazy: no prediction measures
+
+    document = devices.measured(device, budget=budget, label=label, spent_s=spent_s, progress=progress, say=say)
+    return {**_head("measure", []), **document}
 
 
 def measure_all(

@@ -13,6 +13,7 @@ from gemmstone.cli.output import one_line, print_json, print_problem
 from gemmstone.cli.progress import Progress
 
 EXAMPLE = "\b\nExample:\n  gemmstone measure kernels --budget 10s --family stream_triad --family norm"
+EXAMPLE_DEVICE = "\b\nExample:\n  gemmstone measure device --budget 30s"
 EXAMPLE_ALL = "\b\nExample:\n  gemmstone measure all --budget 90s"
 EXIT_INTERRUPTED = 130
 NAMES = list[str] | None
@@ -66,6 +67,35 @@ def kernels(
 
         print_kernels(document)
     _interrupted(document)
+
+
+def device_profile(
+    device: Annotated[str, typer.Argument(metavar="[DEVICE]", help="cpu or cuda:N.")] = "cpu",
+    budget: Annotated[str, typer.Option(metavar="TIME", help="How long it may take in all.")] = "1min",
+    label: Annotated[str, typer.Option(help="What the run is called in lists.", show_default=False)] = "",
+    json_: opt.JSON = False,
+) -> None:
+    """Latency and bandwidth of each level of memory, products by format, launches: what a device is made of."""
+    from gemmstone import api
+
+    with Progress("measuring", "calls") as progress:
+        document = api.measure_device(
+            budget=budget,
+            device=device,
+            label=label,
+            spent_s=_spent_s(),
+            progress=progress,
+            say=lambda line: print(one_line(line), file=sys.stderr),
+        )
+    if json_:
+        print_json(document)
+    else:
+        from gemmstone.report.kernels_text import print_device
+
+        print_device(document)
+    if document["interrupted"]:
+        print_problem(f"interrupted: what was measured until then is kept as draft {document['run']}")
+        raise typer.Exit(EXIT_INTERRUPTED)
 
 
 def everything(

@@ -234,6 +234,9 @@ CALLS: dict[str, Family] = {
             "memory_copy": {},
         }.items()
     },
+    # one load that waits for the one before, and a triad, over a working set that stays in the cache that holds it
+    "memory_latency": Family(("working_set_bytes",), {}, ("working_set_bytes",), _latency, False),
+    "memory_bandwidth": Family(("working_set_bytes",), {}, ("working_set_bytes",), _level, False),
     "launch": Family((), {"size": 1.0, "graph": 0.0}, ("size",), _launch, False),  # graph: replayed, one of many
     "decoder_layer": Family(layer.COLUMNS, {"past": 0.0}, ("hidden",), layer.operation, False),
 }

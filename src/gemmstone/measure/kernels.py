@@ -10,7 +10,7 @@ import numpy as np
 
 from gemmstone.core import dtypes, units
 from gemmstone.core.errors import BadRequest, MissingBackend, NoAnswer
-from gemmstone.core.measurement import Measurement
+from gemmstone.core.measurement import Call, Measurement
 from gemmstone.core.model import Model
 from gemmstone.measure import agreement, session, suite
 from gemmstone.measure.conditions import disturbed
@@ -43,6 +43,8 @@ class Asked:
     threads: int = 0
     label: str = ""
     resume: str = ""
+    calls: tuple[Call, ...] = ()  # exactly these; empty: a model's, or the grid
+    kind: str = KIND
 
 
 def kernels(
@@ -93,7 +95,9 @@ def _begun(asked: Asked, order: Order | None, say: Callable[[str], None]) -> tup
     if not 0 <= asked.threads <= cores:
         raise BadRequest(f"--threads is between 1 and {cores}, the processors that this process may use")
     threads = asked.threads or cores
-    if asked.model is not None:
+    if asked.calls:
+        calls = list(asked.calls)
+    elif asked.model is not None:
         formats = asked.formats or suite.FORMATS["cpu" if asked.device == "cpu" else "cuda"][:1]
         calls = [call for name in formats for call in suite.of_model(asked.model, dtype=name, device=asked.device)]
         calls = [call for call in calls if not asked.families or call.family in asked.families]
@@ -106,7 +110,7 @@ def _begun(asked: Asked, order: Order | None, say: Callable[[str], None]) -> tup
         raise BadRequest("no backend here has these calls in these formats: see gemmstone measure kernels --help")
     options = {"budget_s": budget_s, "model": asked.model.name if asked.model else "", "device": asked.device}
     draft = runs.begin(
-        KIND,
+        asked.kind,
         environment=environment({item.backend for item in items}),
         asked=session.asked(items, **options),
         label=asked.label,
@@ -119,8 +123,8 @@ def _resumed(asked: Asked, say: Callable[[str], None]) -> tuple[runs.Draft, list
         raise BadRequest("--resume goes on with what was asked then: give at most another --budget beside it")
     draft = runs.resume(asked.resume)
     try:
-        if draft.head.kind != KIND:
-            raise BadRequest(f"{draft.id} is a run of {draft.head.kind}, not of kernels")
+        if draft.head.kind != asked.kind:
+            raise BadRequest(f"{draft.id} is a run of {draft.head.kind}, not of {asked.kind}")
         listed = draft.head.asked.get("calls")
         if not isinstance(listed, list) or not listed:
             raise BadRequest(f"{draft.id} does not say what was to be measured: begin anew")
@@ -139,7 +143,7 @@ def _before(measured: Sequence[Measurement], draft: runs.Draft) -> agreement.Apa
     """How far the last run of kernels in an equal environment that has some of the same ops differs."""
     mark = fingerprint(draft.head.environment)
     found = agreement.ops(measured)
-    for run in reversed(runs.all_runs(KIND)[-LOOKED_BACK:]):
+    for run in reversed(runs.all_runs(draft.head.kind)[-LOOKED_BACK:]):
         if run.id < draft.id and fingerprint(run.environment) == mark:
             apart = agreement.between(found, agreement.ops(runs.measurements(run)), run.id)
             if apart is not None:

@@ -69,6 +69,7 @@ GUESSED_FLOP_PER_S = {"cpu": 3e10, "cuda": 5e13}
 GUESSED_BYTES_PER_S = {"cpu": 8e9, "cuda": 5e11}
 FORMATS = {"cpu": ("fp32", "bf16"), "cuda": ("bf16", "fp16", "fp8", "fp32", "tf32")}
 PRODUCTS = ("gemm", "batched_gemm", "grouped_gemm", "attention_prefill", "attention_decode")
+ONE_CORE = ("memory_latency", "memory_bandwidth")
 SEVERAL = (*(f"stream_{name}" for name in STREAM), *(f"softmax_{name}" for name in SOFTMAX))  # by all backends
 
 
@@ -140,7 +141,8 @@ def items(
     for call in calls:
         able = [name for name, module in here.items() if module.supports(call, device)]
         for name in able if call.family in SEVERAL or backends else able[:1]:
-            made = Item(call=call, backend=name, device=device, threads=threads or usable_cores())
+            cores = 1 if call.family in ONE_CORE else threads or usable_cores()
+            made = Item(call=call, backend=name, device=device, threads=cores)
             found.setdefault(made.key, made)
     return list(found.values())
 

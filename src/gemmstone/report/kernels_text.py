@@ -102,3 +102,30 @@ def lines(document: Document) -> list[str]:
         f"kept as run {document['run']}" if not document["interrupted"] else f"kept as draft {document['run']}"
     )
     return found
+
+
+def print_device(document: Document) -> None:
+    """A device's levels of memory, its products by format and its launches."""
+    console = opened(WIDTH_PIPED)
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    for name in ("level", "size", "working set", "latency", "bandwidth"):
+        table.add_column(name, justify="left" if name == "level" else "right")
+    profile = document["profile"]
+    for level in profile["levels"]:
+        table.add_row(
+            level["name"],
+            "" if level["bytes"] is None else f"{level['bytes'] / 1024:,.0f} KiB",
+            f"{level['working_set_bytes'] / 1024:,.0f} KiB",
+            "" if level["latency_s"] is None else units.show(level["latency_s"], "s"),
+            "" if level["bytes_per_s"] is None else units.show(level["bytes_per_s"], "bytes_per_s"),
+        )
+    console.print(table)
+    for dtype, found in profile["products"].items():
+        share = "" if found["peak_frac"] is None else f", {found['peak_frac']:.0%} of the peak {found['peak_is']}"
+        console.print(f"products in {dtype}: {units.show(found['flop_per_s'], 'flop_per_s')}{share}")
+    if profile["stream_bytes_per_s"]:
+        console.print(f"STREAM, all cores: {units.show(profile['stream_bytes_per_s'], 'bytes_per_s')}")
+    if profile["launch_s"]:
+        console.print(f"launch: {units.show(profile['launch_s'], 's')}")
+    for line in lines(document):
+        console.print(line)

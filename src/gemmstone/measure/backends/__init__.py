@@ -18,6 +18,7 @@ BACKENDS: dict[str, str] = {
     "native": "gemmstone.measure.backends.native",
     "numba": "gemmstone.measure.backends.numba",
     "numpy": "gemmstone.measure.backends.numpy",
+    "hierarchy": "gemmstone.measure.backends.hierarchy",
 }
 
 

@@ -1,0 +1,155 @@
+"""Which calls are measured: a grid that fits the machine, an order from outside, exactly a model's; who measures them."""
+
+from __future__ import annotations
+
+from collections import Counter
+from types import SimpleNamespace
+
+import pytest
+
+from gemmstone.catalog.model_files import ModelFile
+from gemmstone.core.errors import BadRequest, MissingBackend
+from gemmstone.core.measurement import Call
+from gemmstone.core.model import Model
+from gemmstone.graph.families import build_model
+from gemmstone.measure import host, suite
+from gemmstone.measure.calls import CALLS, operation
+
+CONFIG = {
+    "architectures": ["LlamaForCausalLM"],
+    "model_type": "llama",
+    "hidden_size": 512,
+    "intermediate_size": 1536,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 8,
+    "num_key_value_heads": 2,
+    "vocab_size": 1000,
+    "max_position_embeddings": 4096,
+}
+
+
+def tiny(config: dict[str, object]) -> Model:
+    return build_model(ModelFile(name="tiny", config=config, source="test", id="tiny"))
+
+
+def fake(*families: str, device: str = "cpu") -> SimpleNamespace:
+    return SimpleNamespace(devices=lambda: (device,), supports=lambda call, where: call.family in families)
+
+
+def test_the_grid_has_every_family_once_each_and_nothing_that_takes_long() -> None:
+    found = suite.grid(threads=2)
+    assert len({call.key for call in found}) == len(found)
+    assert {call.family for call in found} == set(suite.SHAPES)
+    assert all(suite.guessed_s(call, "cpu", 2) <= suite.MOST_CALL_S for call in found)
+    for call in found:
+        assert float(operation(call).bytes) > 0
+
+
+def test_the_grid_spares_memory_that_is_not_there(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(host, "available_bytes", lambda: 64 << 20)
+    assert all(float(operation(call).bytes) < 16 << 20 for call in suite.grid(threads=2))
+
+
+def test_an_order_from_outside_takes_the_place_of_the_grids_products() -> None:
+    wanted = [Call(family="gemm", dtype="fp32", shape={"m": m, "n": 96.0, "k": 96.0}) for m in (7.0, 3.0)]
+    found = suite.grid(threads=2, order=lambda family, dtype: wanted if family == "gemm" else [])
+    assert [call.shape for call in found if call.family == "gemm"] == [call.shape for call in wanted]
+    assert any(call.family == "attention_decode" for call in found)
+
+
+def test_families_and_formats_can_be_named() -> None:
+    found = suite.grid(families=("norm", "gemm"), formats=("bfloat16",), threads=2)
+    assert {(call.family, call.dtype) for call in found} == {("norm", "bf16"), ("gemm", "bf16")}
+    with pytest.raises(BadRequest, match="kind of call"):
+        suite.grid(families=("gem",))
+
+
+def test_a_models_calls_are_its_own_shapes_each_once() -> None:
+    model = tiny(CONFIG)
+    found = suite.of_model(model, dtype="fp32")
+    assert len({call.key for call in found}) == len(found)
+    products = {(call.shape["n"], call.shape["k"]) for call in found if call.family == "gemm"}
+    # q, k, v together; out; gate and up together; down; head
+    assert products == {(768.0, 512.0), (512.0, 512.0), (3072.0, 512.0), (512.0, 1536.0), (1000.0, 512.0)}
+    heads = {
+        (call.shape["heads"], call.shape["kv_heads"], call.shape["head_dim"])
+        for call in found
+        if call.family.startswith("attention")
+    }
+    assert heads == {(8.0, 2.0, 64.0)}
+    assert {call.shape["width"] for call in found if call.family == "norm"} == {512.0}
+    assert {call.shape["width"] for call in found if call.family == "rotary"} == {640.0}
+    assert {call.shape["width"] for call in found if call.family == "activation"} == {1536.0}
+    assert {call.shape["vocab"] for call in found if call.family == "sampling"} == {1000.0}
+    tokens = {call.shape["tokens"] for call in found if call.family == "norm"}
+    assert {1.0, 4.0, 16.0, 128.0, 512.0, 2048.0} <= tokens
+    assert all(call.dtype == "fp32" for call in found)
+
+
+def test_experts_of_a_model_are_one_call() -> None:
+    config = {
+        **CONFIG,
+        "architectures": ["MixtralForCausalLM"],
+        "model_type": "mixtral",
+        "num_local_experts": 8,
+        "num_experts_per_tok": 2,
+    }
+    found = [call for call in suite.of_model(tiny(config), dtype="bf16") if call.family == "grouped_gemm"]
+    assert {tuple(sorted(call.shape)) for call in found} == {tuple(sorted(CALLS["grouped_gemm"].columns))}
+    assert {call.shape["experts"] for call in found} == {8.0}
+    assert {call.shape["experts_per_token"] for call in found} == {2.0}
+    assert len({call.shape["tokens"] for call in found}) == len(found)
+
+
+def test_the_first_backend_measures_and_memory_is_measured_by_all(monkeypatch: pytest.MonkeyPatch) -> None:
+    here = {"one": fake("gemm", "stream_triad"), "two": fake("gemm", "stream_triad", "norm")}
+    monkeypatch.setattr(suite, "available", lambda device, say: here)
+    calls = [
+        Call(family="gemm", dtype="fp32", shape={"m": 1, "n": 8, "k": 8}),
+        Call(family="norm", dtype="fp32", shape={"tokens": 1, "width": 8}),
+        Call(family="stream_triad", dtype="fp64", shape={"elements": 8}),
+        Call(family="memory_latency", dtype="fp64", shape={"working_set_bytes": 4096}),
+    ]
+    found = suite.items([*calls, *calls], device="cpu", threads=2)
+    assert [(item.call.family, item.backend) for item in found] == [
+        ("gemm", "one"),
+        ("norm", "two"),
+        ("stream_triad", "one"),
+        ("stream_triad", "two"),
+    ]
+    with pytest.raises(MissingBackend, match="cuda:0"):
+        suite.items(calls, device="cuda:0")
+
+
+def test_an_item_survives_its_draft() -> None:
+    call = Call(family="gemm", dtype="bf16", shape={"m": 4.0, "n": 8.0, "k": 16.0})
+    item = suite.Item(call=call, backend="pytorch", device="cpu", threads=2)
+    again = suite.item(item.document())
+    assert again == item
+    assert again.key == item.key
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [{"family": "nothing"}, {"shape": {"m": 1.0}}, {"shape": None}, {"backend": "magic"}, {"threads": "many"}],
+)
+def test_a_draft_that_was_tampered_with_is_refused(changes: dict[str, object]) -> None:
+    call = Call(family="gemm", dtype="bf16", shape={"m": 4.0, "n": 8.0, "k": 16.0})
+    document = {**suite.Item(call=call, backend="pytorch").document(), **changes}
+    with pytest.raises(BadRequest):
+        suite.item(document)
+
+
+def test_shares_follow_what_calls_cost() -> None:
+    from gemmstone.measure.session import interleaved
+
+    items = [
+        suite.Item(call=Call(family=family, dtype="fp32", shape=shape), backend="pytorch")
+        for family, shape in (
+            *(("gemm", {"m": m, "n": 8.0, "k": 8.0}) for m in (1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0, 8.0)),
+            *(("norm", {"tokens": t, "width": 8.0}) for t in (1.0, 2.0)),
+        )
+    ]
+    order = interleaved(items, lambda item: 1.0)
+    assert Counter(item.call.family for item in order[:5]) == {"gemm": 4, "norm": 1}
+    assert [item.call.shape["m"] for item in order if item.call.family == "gemm"] == [float(m) for m in range(1, 9)]
