@@ -10,7 +10,7 @@ from gemmstone.cli import options as opt
 from gemmstone.cli.output import print_json
 from gemmstone.cli.progress import Progress
 
-EXAMPLE = "\b\nExample:\n  gemmstone measure ladder --n 256 --budget 10s --report ladder.html"
+EXAMPLE = "\b\nExample:\n  gemmstone measure ladder --n 256 --budget 5s --report ladder.html"
 
 
 def ladder(
@@ -29,9 +29,15 @@ def ladder(
 
     Times, rates, speed-ups over the first rung, shares of the measured peak, and errors against float64.
     """
+    from pathlib import Path
+
     from gemmstone import api
     from gemmstone.core import units
+    from gemmstone.core.errors import BadRequest
 
+    for path in (report, chart):
+        if path and not Path(path).absolute().parent.is_dir():
+            raise BadRequest(f"cannot write {path}: there is no such folder")
     with Progress("climbing", "rungs") as progress:
         document = api.measure_ladder(
             n, budget_s=units.parse(budget, "s"), seed=seed, label=label, store=store, progress=progress
