@@ -43,7 +43,7 @@ def readings(device: str = "", seconds: float = 0.0, *, sleep: Callable[[float],
                         windows[index] = stack.enter_context(meter.window())
                 sleep(seconds)
     return {
-        "kind": "power",
+        "what": "power",
         "seconds": seconds,
         "meters": [_row(*row, windows.get(index), seconds) for index, row in enumerate(rows)],
         "disturbed": conditions.disturbed(watch.conditions) if seconds else "",

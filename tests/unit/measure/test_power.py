@@ -101,5 +101,5 @@ def test_what_cannot_be_read_is_refused() -> None:
 def test_the_document_has_its_schema() -> None:
     found = api.measure_power(device="cpu")
     assert found["schema"] == "gemmstone/measure/1"
-    assert found["kind"] == "power"
+    assert found["what"] == "power"
     assert found["meters"][-1]["source"] == "modelled"
