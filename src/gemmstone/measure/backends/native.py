@@ -96,9 +96,12 @@ def _softmax(call: Call, threads: int) -> arrays.Kernel:
     return arrays.softmax(call, softmax(call.family.removeprefix("softmax_"), threads))
 
 
-def softmax(way: str, threads: int) -> Callable[[Array, Array], None]:
-    """What writes the softmax of each row of x into y, float32 [rows, width], in one of WAYS: run(y, x)."""
-    library, number = compiled("softmax.c", _constants()), WAYS[way]
+def softmax(way: str, threads: int, flags: tuple[str, ...] = ()) -> Callable[[Array, Array], None]:
+    """What writes the softmax of each row of x into y, float32 [rows, width], in one of WAYS: run(y, x).
+
+    flags: more for the compiler, as -mno-avx512f for vectors of 32 bytes on processors that have longer ones.
+    """
+    library, number = compiled("softmax.c", (*_constants(), *flags)), WAYS[way]
 
     def run(y: Array, x: Array) -> None:
         rows, width = x.shape
