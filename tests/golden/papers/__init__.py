@@ -7,7 +7,9 @@ from papers import (
     caches,
     hardware,
     judged,
+    learned,
     measured,
+    memory,
     models,
     offload,
     on_device,
@@ -22,6 +24,6 @@ PAPERS: dict[str, tuple[Paper, ...]] = {
     "Predictors and serving": predictors.PAPERS + apex.PAPERS,
     "Techniques": caches.PAPERS + techniques.PAPERS + offload.PAPERS + switching.PAPERS,
     "Hardware": hardware.PAPERS,
-    "Measurements": measured.PAPERS + judged.PAPERS + stability.PAPERS,
+    "Measurements": measured.PAPERS + judged.PAPERS + learned.PAPERS + stability.PAPERS + memory.PAPERS,
     "Models and where they run": models.PAPERS + on_device.PAPERS,
 }
