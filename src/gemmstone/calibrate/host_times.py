@@ -2,7 +2,7 @@
 
 On a processor a call returns with its result, so Python between the calls is time that nothing hides:
 
-    layer = sum of its operations + per_layer_s
+    layer = sum of its operations + layer_s + passes * their bytes / bandwidth        one pair of numbers a format
 """
 
 from __future__ import annotations
@@ -16,9 +16,11 @@ import numpy as np
 
 from gemmstone.calibrate.fit import deviation, significant
 from gemmstone.catalog import calibration_files, device_files
-from gemmstone.core.calibration import EngineFit
+from gemmstone.core.calibration import Added, EngineFit
+from gemmstone.core.deployment import Array
 from gemmstone.core.measurement import Run
 from gemmstone.measure.agreement import Op
+from gemmstone.measure.calls import operation
 from gemmstone.measure.layer import operations
 from gemmstone.predict.pricing import Pricing
 
@@ -26,7 +28,8 @@ ENGINES = (
     "pytorch",
     "generic",
 )  # whose steps these are: eager PyTorch's, and those of nobody in particular on this machine
-SHORT_S = 5e-3  # layers up to here tell of the host; in longer ones its part is below the kernels' error
+LEAST = 3  # layers in a format, that its two numbers are told by
+MOST_PASSES, MOST_LAYER_S = 4.0, 1e-3
 FAMILY = "decoder_layer"
 DISTURBED = (
     1.15  # a median over the quickest tenth, on a machine of its own: samples of a call spread by a few per cent there
@@ -49,19 +52,37 @@ def fit(slug: str, run: Run, ops: Iterable[Op]) -> dict[str, Any]:
     pricing = Pricing(cluster=device_files.cluster(slug), engine=ENGINES[0], engine_fit=EngineFit())
     layers = [op for op in ops if op.call.family == FAMILY]
     predicted = np.array([_predicted_s(pricing, op) for op in layers])
+    bandwidth = pricing.cluster.device.memory_bandwidth_bytes_per_s
+    moved_s = np.array([operation(op.call).bytes / bandwidth for op in layers], dtype=float)
     measured = np.array([undisturbed_s(op) for op in layers])
-    short = measured <= SHORT_S
-    added_s = float(np.median((measured - predicted)[short])) if short.any() else 0.0
-    added_s = max(added_s, 0.0)
-    error = deviation(np.log((predicted + added_s) / measured)) if measured.size else UNKNOWN_ERROR
+    formats = np.array([op.call.dtype for op in layers])
+    added: dict[str, Added] = {}
+    told = predicted.copy()
+    for dtype in sorted(set(formats.tolist())):
+        of_it = formats == dtype
+        if of_it.sum() >= LEAST:
+            added[dtype] = one = _added(predicted[of_it], moved_s[of_it], measured[of_it])
+            told[of_it] = predicted[of_it] + one.layer_s + one.passes * moved_s[of_it]
+    error = deviation(np.log(told / measured)) if measured.size else UNKNOWN_ERROR
     return {
-        "per_layer_s": significant(added_s),
+        "added": {
+            dtype: {name: significant(value) for name, value in one._asdict().items()} for dtype, one in added.items()
+        },
         "tpot_error_frac": significant(error),
         "ttft_error_frac": significant(error),
         "throughput_error_frac": significant(error),
         "rows": int(measured.size),
         "measured": f"{(run.finished or run.started)[:10]}, run {run.id}",
     }
+
+
+def _added(predicted: Array, moved_s: Array, measured: Array) -> Added:
+    """The seconds and passes with which predicted layers come nearest to measured ones, by the mean of |log|."""
+    passes, seconds = np.linspace(0.0, MOST_PASSES, 81), np.linspace(0.0, MOST_LAYER_S, 101)
+    told = predicted + passes[:, None, None] * moved_s + seconds[None, :, None]
+    off = np.abs(np.log(told / measured)).mean(axis=2)
+    at, place = np.unravel_index(int(np.argmin(off)), off.shape)
+    return Added(float(seconds[place]), float(passes[at]))
 
 
 def _predicted_s(pricing: Pricing, op: Op) -> float:

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from gemmstone.calibrate import few_shot, learned, lint, processors, sources, sweep, tables, trees
+from gemmstone.calibrate import few_shot, learned, lint, processors, sources, sweep, tables, trees, worth
 from gemmstone.calibrate.families import FAMILIES
 from gemmstone.calibrate.findings import LEFT_OUT, NOTED, Finding
 from gemmstone.calibrate.fit import Sample, fit_sample, held_out, take
@@ -201,6 +201,8 @@ def suggest(device: str, count: int, family: str, engine: str, known: Iterable[s
 
     `known` are files of what was measured already; `left_frac` is the share of what is not known that is left after each.
     """
+    if device == calibration_files.THIS_MACHINE or calibration_files.machine(device):
+        return worth.suggested(device, count, family)
     if family not in FEW_SHOT:
         raise BadRequest(f"which {family} to measure first is not known: {', '.join(FEW_SHOT)} alone")
     slug = device_files.find(device).slug

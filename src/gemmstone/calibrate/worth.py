@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
 from gemmstone.calibrate import information
 from gemmstone.catalog import calibration_files, device_files
@@ -114,6 +115,7 @@ def guessed(device: str, threads: int = 0) -> Device | None:
     )
 
 
+MOST_SUGGESTED = 500
 GUESSED_FLOP_PER_S = 5e10  # of a core, where no loop can be compiled
 
 
@@ -122,6 +124,23 @@ def calls(family: str, dtype: str, device: Device) -> list[Call]:
     if family not in SPACES or dtype not in ("fp32", "bf16", "fp16"):
         return []
     return [call for call, _ in order(family, dtype, device, COUNTS[family])]
+
+
+def suggested(name: str, count: int, family: str, formats: Sequence[str] = ("bf16", "fp32")) -> list[dict[str, Any]]:
+    """Calls to measure first on a machine of one's own, in the columns of a user's file, the formats in turns."""
+    if not 1 <= count <= MOST_SUGGESTED:
+        raise BadRequest(f"--suggest is between 1 and {MOST_SUGGESTED}, not {count}")
+    device = device_files.find(name) if calibration_files.machine(name) else guessed("cpu")
+    if device is None:
+        raise BadRequest(f"nothing is known of {name}: measure it, with gemmstone measure kernels")
+    each = -(-count // len(formats))
+    turns = zip(*(order(family, dtype, device, each) for dtype in formats), strict=False)
+    rows = [
+        {"family": family, "device": name, "engine": "pytorch", "dtype": call.dtype, **call.shape, "left_frac": left}
+        for turn in turns
+        for call, left in turn
+    ]
+    return rows[:count]
 
 
 def order(family: str, dtype: str, device: Device, count: int) -> list[tuple[Call, float]]:

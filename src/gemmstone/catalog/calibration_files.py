@@ -18,7 +18,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from gemmstone.core.calibration import EngineFit, Fit, Scale
+from gemmstone.core.calibration import Added, EngineFit, Fit, Scale
 from gemmstone.core.errors import BadRequest
 
 DIRECTORY = Path(__file__).parent / "calibration"
@@ -186,9 +186,10 @@ def _engines(device: str = "") -> dict[str, Any]:
 
 
 def _engine_fit(entry: Mapping[str, Any]) -> EngineFit:
-    known = {item.name for item in fields(EngineFit)} - {"scales"}
+    known = {item.name for item in fields(EngineFit)} - {"scales", "added"}
+    added = {name: Added(**values) for name, values in entry.get("added", {}).items()}
     scales = {name: Scale(**values) for name, values in entry.get("scales", {}).items()}
-    return EngineFit(scales=scales, **{name: value for name, value in entry.items() if name in known})
+    return EngineFit(scales=scales, added=added, **{name: value for name, value in entry.items() if name in known})
 
 
 def forget() -> None:

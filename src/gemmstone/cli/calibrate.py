@@ -137,10 +137,10 @@ def _print_machine(document: dict[str, Any]) -> None:
         median, mean = (f"{100 * fit[name]:.1f}%" for name in ("holdout_median", "holdout_mean"))
         print(f"{kernel:<28}{fit['variant']:<8}{fit['points']:>6}{median:>17}{mean:>8}")
     host = document["host"]
-    print(
-        f"a layer adds {1e6 * host['per_layer_s']:.0f} us to its kernels; whole layers are met within "
-        f"{100 * host['tpot_error_frac']:.0f}% ({host['rows']} measured)"
-    )
+    for dtype, added in host["added"].items():
+        between = f"{1e6 * added['layer_s']:.0f} us and moves its bytes {added['passes']:.2f} times more"
+        print(f"a layer in {dtype} takes {between} beside its kernels")
+    print(f"whole layers are met within {100 * host['tpot_error_frac']:.0f}% ({host['rows']} measured)")
     for line in document["not_fitted"]:
         print(one_line(line))
     print(f"from {', '.join(document['runs'])}; use it with: gemmstone predict MODEL --on {document['name']}")

@@ -54,6 +54,17 @@ class Scale(NamedTuple):
         )
 
 
+class Added(NamedTuple):
+    """What a layer takes beyond its kernels measured alone: seconds of the code between them, and how often their bytes move again.
+
+    They do where a model makes several calls of what is one operation, writes into its cache, and finds gone what a kernel had left
+    in the processor's caches.
+    """
+
+    layer_s: float = 0.0
+    passes: float = 0.0
+
+
 @dataclass(frozen=True, kw_only=True)
 class EngineFit:
     """What an engine adds to its kernels, fitted on deployments measured end to end: a handful of numbers an engine.
@@ -64,12 +75,11 @@ class EngineFit:
     kernels before). request_s: transport of a request up to its first token, prompt_token_s: tokenising a token of its prompt;
     first_token_steps: decode steps a finished first token waits until it is sent; attention_dp_steps: those a prompt waits
     until the other attention-DP ranks have one too.
-    error fractions: standard deviations of the log on held-out groups. per_layer_s: what the model's code adds to the kernels of a
-    layer where every call returns with its result, as on a processor. measured: when and by which run, empty for what is shipped.
+    error fractions: standard deviations of the log on held-out groups. added: by the format that is computed in, what a model's code
+    adds to the kernels of a layer where every call returns with its result, as on a processor. measured: when and by which run, empty for what is shipped.
     """
 
     step_s: float = 0.0
-    per_layer_s: float = 0.0
     per_sequence_s: float = 0.0
     per_prefill_token_s: float = 0.0
     launch_s: float = 0.0
@@ -87,6 +97,7 @@ class EngineFit:
     scales: Mapping[str, Scale] = field(default_factory=dict)
     rows: int = 0
     measured: str = ""
+    added: Mapping[str, Added] = field(default_factory=dict)
     inputs: Mapping[str, str] = field(default_factory=dict)
 
 

@@ -1,9 +1,12 @@
 """How long a step takes: the operations of a step priced on the devices, plus the engine's own time on the host.
 
     step = max(device, launches) + host
-    host = step_s + per_layer_s * layers + per_sequence_s * sequences + per_prefill_token_s * prefill tokens
+    host = step_s + per_sequence_s * sequences + per_prefill_token_s * prefill tokens
 
 Sequences and tokens are those of one attention-DP rank: every rank has a scheduler of its own.
+
+Where calls return with their results, as on a processor, a step takes longer than its kernels measured alone by what lies between them:
+layer_s * layers + passes * bytes of the layers / bandwidth of the memory (core.calibration.Added).
 
 With CUDA graphs there is one launch a step; without, every kernel call costs the host launch_s and an eager engine on a
 small model waits for the host, not for the device. The host coefficients are what is left exposed after overlap, fitted
@@ -25,7 +28,7 @@ from gemmstone.core.deployment import Array, Deployment, Step
 from gemmstone.core.estimate import Estimate, overlap, repeat, serial
 from gemmstone.core.model import Model
 from gemmstone.graph import techniques, tower
-from gemmstone.graph.build import Groups, OpGroup, fullest_stage
+from gemmstone.graph.build import LAYERS, Groups, OpGroup, fullest_stage
 from gemmstone.predict.pricing import Pricing
 
 RESOURCES = ("compute", "memory", "network", "host")  # that operations of an overlapped group compete for
@@ -49,7 +52,8 @@ class StepTimer:
     def estimate(self, step: Step) -> Estimate:
         """The tree of one step, arrays over the operating points of `step`."""
         groups = techniques.built(self.model, self.deployment, step)
-        device = serial("device", [self._group(group) for group in groups])
+        parts = [self._group(group) for group in groups]
+        device = serial("device", parts)
         if self.pricing.fidelity == "limit":
             return serial("step", [device])
         execution = [
@@ -61,13 +65,18 @@ class StepTimer:
         prefill_tokens = np.asarray(step.prefill_seqs * step.prefill_tokens, dtype=float)
         host_s = self.pricing.scale.host * (
             self.host.step_s
-            + self.host.per_layer_s * self.model.num_layers
             + self.host.per_sequence_s * sequences
             + self.host.per_prefill_token_s * prefill_tokens
             + np.zeros_like(device.time_s)
         )
         if not self.model.generates:  # an encoder's steps all have prompts
             host_s = np.where(prefill_tokens > 0, host_s, 0.0)
+        added = self.host.added.get(self.deployment.activations)
+        if added is not None:
+            bandwidth = self.pricing.cluster.device.memory_bandwidth_bytes_per_s
+            moved = sum(part.bytes for group, part in zip(groups, parts, strict=True) if group.name in LAYERS)
+            between_s = added.layer_s * self.model.num_layers + added.passes * moved / bandwidth + 0.0 * device.time_s
+            execution = [serial("calls", [*execution, self._host("between kernels", between_s)])]
         exposed = self._host("host", host_s, self.pricing.waiting_w)
         return serial("step", [overlap("execution", execution), exposed])
 
