@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gemmstone.measure.meters.window import Meter, Sensor, Window
@@ -27,6 +27,7 @@ def watched(shown: list[float], seconds: float, over: float = math.inf, *, count
     return window
 
 
+@settings(deadline=None)
 @given(st.lists(watts, min_size=1, max_size=40), st.floats(0, 1), st.floats(0.2, 2.0))
 def test_a_counter_that_starts_over_loses_nothing(drawn: list[float], phase: float, seconds: float) -> None:
     """Read twice a round at the most watts there are, as a meter asks to be."""
@@ -41,6 +42,7 @@ def test_a_counter_that_starts_over_loses_nothing(drawn: list[float], phase: flo
     assert math.isclose(window.power.energy_j, sum(drawn) * seconds, rel_tol=1e-6, abs_tol=1e-6 * over)
 
 
+@settings(deadline=None)
 @given(st.lists(watts, min_size=2, max_size=40), st.floats(0.2, 2.0))
 def test_mean_watts_lie_between_the_least_and_the_most(shown: list[float], seconds: float) -> None:
     window = watched(shown, seconds, counts=False)
@@ -50,6 +52,7 @@ def test_mean_watts_lie_between_the_least_and_the_most(shown: list[float], secon
         assert "were due" in window.why
 
 
+@settings(deadline=None)
 @given(st.lists(garbage, min_size=2, max_size=10), st.floats(1e-3, 100.0), st.booleans())
 def test_whatever_is_shown_there_is_power_or_a_reason(shown: list[float], seconds: float, counts: bool) -> None:
     window = watched(shown, seconds, counts=counts)
