@@ -142,7 +142,9 @@ def every_step(folder: Path, act: str, trouble: Callable[..., None]) -> None:
         more, status = child({"session": begin_add_commit, "commit": resume_commit, "delete": delete}[act], at, trouble)
         assert not any(word.startswith("unexpected") for word in more), more
         if act == "delete":
-            gone = not runs.scan()[0]
+            there, problems = runs.scan()
+            assert problems == [], problems
+            gone = not there
             assert gone or "deleted" not in more
             outcomes.append("nothing" if gone and not runs.drafts() else look(said))
             assert gone == (outcomes[-1] == "nothing"), "a deleted run came back"

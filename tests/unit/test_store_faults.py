@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+from made_runs import measured
+
+from gemmstone.store import runs
 
 TESTS = Path(__file__).resolve().parents[1]
 
@@ -49,3 +53,56 @@ class TestAtEveryStep:
 @pytest.mark.slow
 def test_kills_at_random_times(tmp_path):
     assert sum(faults(tmp_path, "random", "100").values()) == 100
+
+
+@pytest.fixture
+def steps(tmp_path, monkeypatch) -> list[tuple[str, str]]:
+    """What is done to the disk from here on, in order: (step, path)."""
+    monkeypatch.setenv("GEMMSTONE_STORE", str(tmp_path / "store"))
+    log: list[tuple[str, str]] = []
+    paths: dict[int, str] = {}
+
+    def watched(name: str, real):
+        def step(*arguments, **named):
+            result = real(*arguments, **named)
+            if name == "open":
+                paths[result] = str(arguments[0])
+            where = paths.get(arguments[0]) if isinstance(arguments[0], int) else str(arguments[0])
+            log.append((name, Path(str(where)).name))
+            return result
+
+        return step
+
+    for name in ("open", "write", "fsync", "mkdir", "rename", "unlink", "rmdir"):
+        monkeypatch.setattr(os, name, watched(name, getattr(os, name)))
+    return log
+
+
+class TestPower:
+    """A kill leaves to the system what was written; a power failure leaves what was synchronised. So the order is part of the promise."""
+
+    def test_a_measurement_is_synchronised_before_it_counts_as_kept(self, steps):
+        draft = runs.begin("kernels", environment={}, asked={})
+        steps.clear()
+        draft.add(measured())
+        assert [step for step in steps if step[0] != "open"] == [("write", "journal"), ("fsync", "journal")]
+
+    def test_a_draft_that_was_begun_is_there_after_it(self, steps):
+        draft = runs.begin("kernels", environment={}, asked={})
+        renamed = steps.index(("rename", "head.json.new"))
+        assert ("fsync", "head.json.new") in steps[:renamed]
+        assert {("fsync", draft.id), ("fsync", "drafts")} <= set(steps[renamed:])
+        assert ("fsync", "store") in steps  # the folder of drafts was new
+
+    def test_a_run_is_whole_on_the_disk_before_it_has_its_name_and_has_it_before_its_draft_goes(self, steps):
+        draft = runs.begin("kernels", environment={}, asked={})
+        draft.add(measured())
+        steps.clear()
+        draft.commit(summary={})
+        renamed = steps.index(("rename", "aside"))
+        before, after = steps[:renamed], steps[renamed:]
+        for name in ("run.json", "measurements.parquet", "samples.parquet"):
+            assert before.index(("write", name)) < before.index(("fsync", name))
+        assert before.index(("fsync", "aside")) > max(before.index(step) for step in before if step[0] == "write")
+        assert after.index(("fsync", "runs")) < after.index(("unlink", "head.json"))
+        assert not [step for step in before if step[0] in ("unlink", "rmdir")]
