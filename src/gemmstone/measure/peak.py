@@ -21,7 +21,7 @@ from gemmstone.measure.clock import effective_hz
 
 SOURCES = Path(__file__).parent / "sources"
 FLAGS = ("-O2", "-march=native", "-ffp-contract=fast")
-PASS_S, PASSES = 0.04, (3, 12)  # at least, at most
+PASS_S, PASSES = 0.01, (5, 50)  # at least, at most: short, so that some fall between what others run
 AGREE = 0.01  # the two best passes do, or there are more: others use these cores too
 ELEMENT_BYTES = {"fp64": 8, "fp32": 4, "fp16": 2, "bf16": 2, "int8": 1}
 # Bytes of vectors that the units of one core take a cycle at most, times two FLOP: two units of any width on x86 (Agner Fog,
@@ -85,7 +85,7 @@ def peak_flop_per_s(dtype: str, threads: int = 0) -> float:
 def peak(dtype: str, threads: int = 0, *, stand_in: Peak | None = None) -> Peak:
     """The measured peak of this machine's processor in a format, with all usable cores unless `threads` says how many.
 
-    The best of 3 to 12 passes. A format that the processor has no instructions for is computed in fp32, and that peak (`stand_in`, or
+    The best of 5 to 50 passes. A format that the processor has no instructions for is computed in fp32, and that peak (`stand_in`, or
     measured here) stands in for it. Raises BadRequest for a format that CPUs do not multiply in, MissingBackend where neither a compiler nor numba works.
     """
     if dtype not in ELEMENT_BYTES:
