@@ -56,7 +56,7 @@ def test_variants_of_a_call_agree_with_float64(family: str, shape: dict[str, flo
 def test_a_wrong_result_is_seen() -> None:
     from gemmstone.measure.pytorch.products import KERNELS
 
-    kernel = KERNELS["gemm"](tiny("gemm"), pytorch._place("cpu", "fp32"))
+    kernel = KERNELS["gemm"](tiny("gemm"), pytorch.place("cpu", "fp32"))
     right = kernel.run(*kernel.sets[0])
     wrong = right.clone()
     wrong[-1, -1] += 1.0  # the corner is among what is sampled
@@ -89,7 +89,7 @@ def test_grouped_products_are_the_experts_one_by_one() -> None:
 def test_weights_rotate_until_the_caches_are_left_and_activations_stay() -> None:
     from gemmstone.measure.pytorch.products import KERNELS
 
-    kernel = KERNELS["gemm"](tiny("gemm"), pytorch._place("cpu", "fp32"))
+    kernel = KERNELS["gemm"](tiny("gemm"), pytorch.place("cpu", "fp32"))
     weight_bytes = 4 * 32 * 48
     assert len(kernel.sets) == -(-2 * 20_000 // weight_bytes)
     assert len({weight.data_ptr() for _, weight in kernel.sets}) == len(kernel.sets)
@@ -106,7 +106,7 @@ def test_weights_rotate_until_the_caches_are_left_and_activations_stay() -> None
 def test_operands_are_random_and_never_zero() -> None:
     from gemmstone.measure.pytorch.operands import random
 
-    made = random(pytorch._place("cpu", "fp32"), 3, 700_000)  # more than a tile of random numbers
+    made = random(pytorch.place("cpu", "fp32"), 3, 700_000)  # more than a tile of random numbers
     assert float(made.std()) == pytest.approx(1.0, abs=0.01)
     assert int((made == 0).sum()) == 0
     assert not torch.equal(made[0], made[1])

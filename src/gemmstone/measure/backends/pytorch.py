@@ -73,12 +73,19 @@ def supports(call: Call, device: str) -> bool:
 
 def prepare(call: Call, device: str, threads: int) -> Prepared:
     """Operands made; on a CUDA device the calls on all sets are one CUDA graph, as engines replay them."""
-    import torch
-
     table.operation(call)
     settings = partial(around, threads, device, call.dtype)
+    return prepared(lambda: _kernels()[call.family](call, place(device, call.dtype)), device, settings)
+
+
+def prepared(
+    make: Callable[[], Kernel], device: str, settings: Callable[[], AbstractContextManager[object]]
+) -> Prepared:
+    """A kernel ready to run under some settings."""
+    import torch
+
     with settings():
-        kernel = _kernels()[call.family](call, _place(device, call.dtype))
+        kernel = make()
         check = partial(_checked, kernel, settings)
         if device == "cpu":
             return Prepared(_rotating(kernel), check=check, around=settings)
@@ -158,7 +165,8 @@ def _operands(call: Call) -> float:
     return operands(call)
 
 
-def _place(device: str, dtype: str) -> Place:
+def place(device: str, dtype: str) -> Place:
+    """Where operands of a format lie on a device, and how much room they have."""
     import torch
 
     from gemmstone.measure.pytorch.operands import Place
