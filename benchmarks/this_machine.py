@@ -145,10 +145,9 @@ def transformers(path: Path, dtype: str, cases: list[tuple[str, int, int]]) -> I
 MODELS = {"own": own, "transformers": transformers}
 
 
-def measured(size: str, dtype: str, models: str, on: str) -> list[dict[str, Any]]:
+def measured(size: str, dtype: str, models: str, on: str) -> Iterator[dict[str, Any]]:
     """A row a case: measured and predicted seconds."""
     cases = [("prefill", *case) for case in PROMPTS] + [("decode", *case) for case in STEPS]
-    rows = []
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "config.json"
         path.write_text(json.dumps(config(size, dtype)), encoding="utf-8")
@@ -156,9 +155,9 @@ def measured(size: str, dtype: str, models: str, on: str) -> list[dict[str, Any]
             for case, (seconds, undisturbed) in zip(cases, MODELS[name](path, dtype, cases), strict=True):
                 told = predicted(path, dtype, *case, on)
                 row = {"size": size, "dtype": dtype, "models": name, "case": list(case), "undisturbed": undisturbed}
-                rows.append({**row, "measured_s": seconds, "predicted_s": told})
-                print(line(rows[-1]), flush=True)
-    return rows
+                found = {**row, "measured_s": seconds, "predicted_s": told}
+                print(line(found), flush=True)
+                yield found
 
 
 def line(row: dict[str, Any]) -> str:
@@ -207,15 +206,14 @@ def main() -> None:
     if asked.summary:
         summary(again(json.loads(asked.summary.read_text(encoding="utf-8")), asked.on))
         return
-    rows = [
-        row
-        for size in asked.size or SIZES
-        for dtype in asked.dtype or ("fp32", "bf16")
-        for row in measured(size, dtype, asked.models, asked.on)
-    ]
-    if asked.out:
-        before = json.loads(asked.out.read_text(encoding="utf-8")) if asked.out.is_file() else []
-        asked.out.write_text(json.dumps([*before, *rows], indent=1), encoding="utf-8")
+    rows = []
+    for size in asked.size or SIZES:
+        for dtype in asked.dtype or ("fp32", "bf16"):
+            for row in measured(size, dtype, asked.models, asked.on):
+                rows.append(row)
+                if asked.out:  # at once: a piece may be cut off
+                    before = json.loads(asked.out.read_text(encoding="utf-8")) if asked.out.is_file() else []
+                    asked.out.write_text(json.dumps([*before, row], indent=1), encoding="utf-8")
     summary(rows)
 
 

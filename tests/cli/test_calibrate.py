@@ -169,7 +169,6 @@ def test_public_tables_that_hold_something_else_are_refused_in_one_line(gemmston
 @pytest.mark.parametrize(
     "arguments",
     [
-        (),
         ("--from", "nowhere.csv"),
         ("--from", "own.csv", "--name", "../up"),
         ("--from", "own.csv", "--accept", "anything"),
@@ -183,6 +182,12 @@ def test_questions_that_make_no_sense_are_refused(gemmstone, tmp_path, monkeypat
     outcome = gemmstone("calibrate", *arguments)
     assert outcome.code == 2
     assert outcome.problem
+
+
+def test_a_machine_that_was_not_measured_is_told_to_measure_first(gemmstone):
+    outcome = gemmstone("calibrate")
+    assert outcome.code == 1
+    assert "gemmstone measure kernels" in outcome.problem
 
 
 def test_a_handful_of_measurements_moves_what_relatives_say(gemmstone, tmp_path):

@@ -71,7 +71,7 @@ def command(
             _print_suggested(suggested)
         return
     say = lambda line: print(one_line(line), file=sys.stderr)  # noqa: E731
-    if not any(Path(text).expanduser().exists() for text in from_ or ()):
+    if all(_is_run(text) for text in from_ or ()):
         document = api.calibrate_machine(
             from_ or (), name=name, families=family or (), check=check, accept=accept or (), say=say
         )
@@ -127,6 +127,12 @@ def _print_findings(document: dict[str, Any]) -> None:
     print(
         f"{read:,} rows in {len(document['inputs'])} files: {refused} reasons to refuse, {left_out:,} rows to leave out"
     )
+
+
+def _is_run(text: str) -> bool:
+    """Whether this names a run of the store, by its id (a date first) or as latest, and no file."""
+    named = text.startswith("latest") or (text[:8].isdigit() and text[8:9] == "T")
+    return named and not Path(text).exists()
 
 
 def _print_machine(document: dict[str, Any]) -> None:

@@ -75,8 +75,12 @@ def checked(asked: Asked) -> None:
 def needed_bytes(model: Model, dtype: str, case: Case) -> float:
     """Bytes of the weights, a case's cache and the widest of its activations with their fp32 copies."""
     element = dtypes.size(dtype)
-    blocks = [layer.mixer for layer in model.layers for _ in range(layer.count) if isinstance(layer.mixer, Attention)]
-    cached = sum(2.0 * block.num_kv_heads * block.head_dim for block in blocks) * case.batch * (case.tokens + 1)
+    kept = sum(
+        2.0 * layer.count * block.num_kv_heads * block.head_dim
+        for layer in model.layers
+        if isinstance(block := layer.mixer, Attention)
+    )
+    cached = kept * case.batch * (case.tokens + 1)
     rows = case.batch * (case.tokens if case.kind == "prefill" else 1)
     inner = max(mlp.intermediate_size for layer in model.layers if isinstance(mlp := layer.feed_forward, DenseMLP))
     activations = rows * (3.0 * inner + 8.0 * model.hidden_size) * (element + dtypes.size("fp32"))
