@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import platform
+
 import pytest
 
 from gemmstone.core.errors import BadRequest, MissingBackend
@@ -128,3 +130,23 @@ def test_triad_needs_a_compiler(monkeypatch):
     monkeypatch.setenv("PATH", "")
     with pytest.raises(MissingBackend):
         peak.triad()
+
+
+@needs_compiler
+@pytest.mark.skipif(platform.machine() not in ("x86_64", "AMD64"), reason="instructions of x86")
+@pytest.mark.parametrize(
+    ("flags", "there", "absent"),
+    [
+        ((), {"fp32", "fp64"}, {"fp16", "bf16", "int8", "bf16_tiles"}),
+        (("-mavx2", "-mfma"), {"fp32", "fp64"}, {"bf16", "int8"}),
+        (("-mavx512f", "-mavx512bf16", "-mavx512vnni"), {"bf16", "int8"}, {"bf16_tiles"}),
+        (
+            ("-mavx512f", "-mavx512bf16", "-mavx512vnni", "-mamx-tile", "-mamx-bf16", "-mamx-int8"),
+            {"bf16", "int8", "bf16_tiles", "int8_tiles", "tiles_allowed"},
+            set(),
+        ),
+    ],
+)
+def test_every_kind_of_processor_has_its_loops(flags, there, absent):
+    library = native.compile((peak.SOURCES / "peak.c").read_text(), ("-O1", *flags))
+    assert {name for name in there | absent if hasattr(library, name)} == there
