@@ -96,7 +96,7 @@ NCPP = Paper(
         ),
     ),
     apart="Its claim over other predictors does not hold on the part of its data that is published: 45 configurations of four processors, where the "
-    "nearest neighbour is best ([Learned costs](physics/learned-costs.md)).",
+    "nearest neighbour is best ([Costs learned alone](physics/learned-costs.md)).",
 )
 
 MLIR = Paper(
