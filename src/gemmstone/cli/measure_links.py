@@ -10,7 +10,7 @@ from gemmstone.cli import options as opt
 from gemmstone.cli.output import print_json, print_problem
 from gemmstone.cli.progress import Progress
 
-EXAMPLE = "\b\nExample:\n  gemmstone measure links --budget 10s --part launches --part copies"
+EXAMPLE = "\b\nExample:\n  gemmstone measure links --budget 5s --part launches"
 EXIT_INTERRUPTED = 130
 
 
