@@ -221,3 +221,25 @@ def test_what_to_measure_first_is_told_of_this_machine_before_and_after_a_calibr
     assert {row["device"] for row in decode} == {"this-machine"}
     with pytest.raises(BadRequest, match="which norm to measure first"):
         api.suggest_measurements("this-machine", 4, family="norm")
+
+
+def test_a_calibration_that_fails_leaves_the_one_before_as_it_was(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    kept()
+    api.calibrate_machine()
+    before = predicted(home, "bf16", 1, 64)["metrics"]["ttft_s"]["value"]
+    folder = calibration_files.named("this-machine")
+    files = {path.name: path.read_bytes() for path in folder.iterdir()}
+    monkeypatch.setattr("gemmstone.calibrate.host_times.save", lambda into, entry: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        api.calibrate_machine()
+    assert {path.name: path.read_bytes() for path in folder.iterdir()} == files
+    assert predicted(home, "bf16", 1, 64)["metrics"]["ttft_s"]["value"] == before
+
+
+def test_what_was_measured_again_counts_as_it_was_measured_last(home: Path) -> None:
+    first = kept()
+    again = kept([Call(family="gemm", dtype="bf16", shape={"m": 1, "n": n, "k": 512}) for n in (512, 2048, 4096)])
+    document = api.calibrate_machine()
+    assert document["runs"] == [first.id, again.id]
+    (gemm,) = [fit for fit in document["fits"] if (fit["family"], fit["variant"]) == ("gemm", "bf16")]
+    assert gemm["points"] == 6 * 7 + 1  # the 7 matrices of the first run at 6 row counts; of the second run one is new

@@ -24,26 +24,25 @@ from gemmstone.measure.calls import operation
 from gemmstone.measure.layer import operations
 from gemmstone.predict.pricing import Pricing
 
-ENGINES = (
-    "pytorch",
-    "generic",
-)  # whose steps these are: eager PyTorch's, and those of nobody in particular on this machine
+ENGINES = ("pytorch", "generic")  # whose steps these are: eager PyTorch's, and of no brand on this machine
 LEAST = 3  # layers in a format, that its two numbers are told by
 MOST_PASSES, MOST_LAYER_S = 4.0, 1e-3
 FAMILY = "decoder_layer"
-DISTURBED = (
-    1.15  # a median over the quickest tenth, on a machine of its own: samples of a call spread by a few per cent there
-)
+AGREE_FRAC = 0.15  # that medians of passes differ by at most, for all of their samples to count
+# A median over its quickest tenth, where something else may have run: alone on a machine samples spread by a few per cent.
+DISTURBED = 1.25
 UNKNOWN_ERROR = 0.2  # of a step, where no layer was measured
 
 
 def undisturbed_s(op: Op) -> float:
     """Seconds of a call where nothing else uses the processors: disturbances only add.
 
-    The median of its quickest pass; a pass whose median lies further above its quickest tenth than DISTURBED was disturbed in most of
-    its samples, and what its quickest tenth says with that much beside it counts.
+    The median of all samples where its passes agree, of its quickest pass where they do not. A pass whose median lies further above its
+    quickest tenth than DISTURBED was disturbed in most of its samples: its quickest tenth with that much on top counts.
     """
     passes = [one.kept_s for one in op.measurements if one.kept_s.size]
+    if op.disagreement_frac <= AGREE_FRAC:
+        return min(op.median_s, DISTURBED * float(np.quantile(np.concatenate(passes), 0.1)))
     return min(min(float(np.median(kept)), DISTURBED * float(np.quantile(kept, 0.1))) for kept in passes)
 
 

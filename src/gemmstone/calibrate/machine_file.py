@@ -37,15 +37,16 @@ def _identity(environment: Mapping[str, Any]) -> Identity:
     return str((hardware.get("cpu") or {}).get("name")), float(limits.get("usable_cores") or 0), names
 
 
-def text(slug: str, run: Run, ops: Sequence[agreement.Op], links: Sequence[Run] = ()) -> str:
+def text(slug: str, found: Sequence[Run], ops: Sequence[agreement.Op]) -> str:
     """The file of a machine. A GPU of the catalogue keeps its datasheet; all else is what was measured and what the system tells."""
+    run = found[-1]
     hardware = run.environment.get("hardware") or {}
     asked = str(run.asked.get("device", "cpu"))
     if asked != "cpu":
         return _of_the_catalogue(slug, _gpu_name(hardware, asked), run)
     name = str((hardware.get("cpu") or {}).get("name") or "unknown processor")
     known = _known(name)
-    return _written(_head(slug, name, hardware, known, run), _values(run, ops, known), _sources(run, known))
+    return _written(_head(slug, name, hardware, known, run), _values(found, ops, known), _sources(run, known))
 
 
 def _gpu_name(hardware: Mapping[str, Any], device: str) -> str:
@@ -89,13 +90,14 @@ def _head(slug: str, name: str, hardware: Mapping[str, Any], known: Device | Non
     }
 
 
-def _values(run: Run, ops: Sequence[agreement.Op], known: Device | None) -> list[Value]:
+def _values(runs: Sequence[Run], ops: Sequence[agreement.Op], known: Device | None) -> list[Value]:
+    run = runs[-1]
     limits, hardware = run.environment.get("limits") or {}, run.environment.get("hardware") or {}
     found: list[Value] = []
     cores = limits.get("usable_cores")
     if cores:
         found.append(("compute.units", float(max(1, int(cores))), "system", "processors that a process may use"))
-    for dtype, (rate, note) in sorted(_peaks(run, ops).items()):
+    for dtype, (rate, note) in sorted(_peaks(runs, ops).items()):
         found.append((f"compute.peak.{dtype}", rate, "run", note))
     memory = [size for size in (hardware.get("memory_bytes"), limits.get("memory_bytes")) if size]
     if memory:
@@ -111,10 +113,10 @@ def _values(run: Run, ops: Sequence[agreement.Op], known: Device | None) -> list
     return found
 
 
-def _peaks(run: Run, ops: Iterable[agreement.Op]) -> dict[str, tuple[float, str]]:
+def _peaks(runs: Sequence[Run], ops: Iterable[agreement.Op]) -> dict[str, tuple[float, str]]:
     """FLOP/s by format: what a loop on registers reached, or a matrix product where one did better."""
     found: dict[str, tuple[float, str]] = {}
-    for dtype, told in (run.summary.get("peaks") or {}).items():
+    for dtype, told in (one for run in runs for one in (run.summary.get("peaks") or {}).items()):
         if not str(told.get("how", "")).startswith(NOT_ITS_OWN) and dtype in machine_formats():
             found[dtype] = (float(told["flop_per_s"]), str(told.get("how", "")))
     for op in ops:

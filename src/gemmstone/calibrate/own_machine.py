@@ -7,7 +7,8 @@ lint into fits, and into what fidelity `measured` looks up.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,7 +24,7 @@ from gemmstone.measure import agreement
 from gemmstone.measure.calls import CALLS
 from gemmstone.store import runs
 
-KERNELS, LINKS = "kernels", "links"
+KERNELS = "kernels"
 ENGINE = "pytorch"  # whose calls predictions of this machine are made of
 # What a machine that others use does to its own measurements; in a file of somebody else's it says that columns were mixed up.
 NOISE = ("backwards",)
@@ -53,35 +54,33 @@ def calibrate(asked: Asked, say: Say = lambda line: None) -> dict[str, Any]:
     if not kernels:
         raise NoAnswer(f"{', '.join(asked.runs) or 'the store'} holds no run of kernels: {FIRST}")
     newest = kernels[-1]
-    ops = [op for run in kernels for op in agreement.ops(runs.measurements(run))]
-    ops = [op for op in ops if op.device == str(newest.asked.get("device", "cpu"))]
+    # what was measured again counts as it was measured last
+    every = {op.key: op for run in kernels for op in agreement.ops(runs.measurements(run))}
+    ops = [op for op in every.values() if op.device == str(newest.asked.get("device", "cpu"))]
+    versions = {op.backend: op.measurements[0].version for op in ops}  # the last of each, in the order of the runs
+    ops = [op for op in ops if op.measurements[0].version == versions[op.backend]]
     into = calibration_files.named(slug)
-    text = machine_file.text(slug, newest, ops, [run for run in found if run.kind == LINKS])
+    text = machine_file.text(slug, kernels, ops)
     measured = grouped(slug, newest, [op for op in ops if op.backend == ENGINE])
     if not measured:
         raise NoAnswer(
             f"run {newest.id} holds no call of {ENGINE}, which models are made of: pip install 'gemmstone[torch]'"
         )
-    if not asked.check:
-        machine_file.write(into / calibration_files.MACHINE, text)
-        _forget(into, slug)
-    settled = session.settle(
-        session.Asked(
-            sources=(),
-            name=slug,
-            check=asked.check,
-            accept=(*asked.accept, *NOISE),
-            families=asked.families,
-            learned=False,
-        ),
-        measured,
-        into,
-        say,
+    wanted = session.Asked(
+        sources=(),
+        name=slug,
+        check=asked.check,
+        accept=(*asked.accept, *NOISE),
+        families=asked.families,
+        learned=False,
     )
-    if asked.check:
-        return settled
-    host = host_times.fit(slug, newest, [op for op in ops if op.backend == ENGINE])
-    host_times.save(into, host)
+    with _all_or_nothing(into, slug, keep=not asked.check):
+        machine_file.write(into / calibration_files.MACHINE, text)
+        settled = session.settle(wanted, measured, into, say)
+        if asked.check:
+            return settled
+        host = host_times.fit(slug, newest, [op for op in ops if op.backend == ENGINE])
+        host_times.save(into, host)
     calibration_files.forget()
     return {
         **settled,
@@ -92,15 +91,30 @@ def calibrate(asked: Asked, say: Say = lambda line: None) -> dict[str, Any]:
     }
 
 
-def _forget(into: Path, slug: str) -> None:
-    """Removes what an earlier calibration fitted: its kernels may be another library's, and it is no yardstick of this one."""
-    for path in (
-        into / f"{slug}.json",
-        into / f"{slug}{measured_files.SUFFIX}",
-        into / calibration_files.ENGINES_FILE.name,
-    ):
-        path.unlink(missing_ok=True)
+@contextmanager
+def _all_or_nothing(into: Path, slug: str, *, keep: bool) -> Iterator[None]:
+    """Empties a machine's folder of what an earlier calibration wrote, which is no yardstick of this one; puts it back on failure."""
+    names = (
+        calibration_files.MACHINE,
+        f"{slug}.json",
+        f"{slug}{measured_files.SUFFIX}",
+        calibration_files.ENGINES_FILE.name,
+    )
+    before = {path: path.read_bytes() for name in names if (path := into / name).is_file()}
+    for path in before:
+        path.unlink()
     calibration_files.forget()
+    done = False
+    try:
+        yield
+        done = keep
+    finally:
+        if not done:
+            for name in names:
+                (into / name).unlink(missing_ok=True)
+            for path, content in before.items():
+                path.write_bytes(content)
+            calibration_files.forget()
 
 
 def _name(name: str) -> str:
@@ -113,17 +127,14 @@ def _name(name: str) -> str:
 
 
 def _runs(asked: Sequence[str]) -> list[Run]:
-    """The runs that were named, or of this machine's the newest of each kind."""
+    """The runs that were named, or all of this machine's, oldest first: what was measured last counts."""
     if asked:
         return [runs.find(one) for one in asked]
     here = machine_file.here()
-    newest: dict[str, Run] = {}
-    for run in runs.all_runs():
-        if run.kind in (KERNELS, LINKS) and machine_file.identity(run) == here:
-            newest[run.kind] = run
-    if KERNELS not in newest:
+    found = [run for run in runs.all_runs(KERNELS) if machine_file.identity(run) == here]
+    if not found:
         raise NoAnswer(f"nothing was measured on this machine yet: {FIRST}")
-    return [newest[kind] for kind in (KERNELS, LINKS) if kind in newest]
+    return found
 
 
 def grouped(slug: str, run: Run, ops: Iterable[agreement.Op]) -> list[Measurements]:

@@ -2,7 +2,8 @@
 
 As in the published implementation (transformers, models/llama/modeling_llama.py): one linear layer a projection, RMSNorm in fp32,
 rotary positions by rotated halves, scaled_dot_product_attention over grouped heads, a gated MLP, logits of the last position.
-Keys and values lie in a cache of fixed length that a step writes into, so that a CUDA graph can replay it.
+On a processor new keys and values are appended to what is cached by concatenation, as DynamicCache does (cache_utils.py); for CUDA graphs
+they lie in a cache of fixed length that a step writes into.
 """
 
 from __future__ import annotations
@@ -104,7 +105,7 @@ class DecoderLayer(nn.Module):
 class Cache:
     """Keys and values of one layer, [batch, kv_heads, tokens, head_dim], room for `tokens` of each sequence.
 
-    On a processor a step sees what is there; `whole` has it look at all of the room under a mask, at a place that lies on the
+    On a processor a step joins what is there with what is new; `whole` has it look at all of the room under a mask, at a place that lies on the
     device, because a CUDA graph replays with the shapes it was captured with.
     """
 
@@ -120,10 +121,13 @@ class Cache:
             self.keys.index_copy_(2, self.place, key)
             self.values.index_copy_(2, self.place, value)
             return self.keys, self.values
+        joined = torch.cat((self.keys[:, :, :past], key), dim=2), torch.cat((self.values[:, :, :past], value), dim=2)
         end = past + key.shape[2]
-        self.keys[:, :, past:end] = key
-        self.values[:, :, past:end] = value
-        return self.keys[:, :, :end], self.values[:, :, :end]
+        if end == self.keys.shape[2]:
+            self.keys, self.values = joined
+        else:
+            self.keys[:, :, past:end], self.values[:, :, past:end] = key, value
+        return joined
 
 
 class Llama(nn.Module):
