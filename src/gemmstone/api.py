@@ -769,11 +769,11 @@ def runs_export(run: str, out: str, *, device: str | None = None) -> dict[str, A
 
 
 def runs_delete(run: str, *, sure: bool = False) -> dict[str, Any]:
-    """Deletes a run. Raises BadRequest unless `sure`."""
+    """Deletes a run, or one that is not finished. Raises BadRequest unless `sure`."""
     from gemmstone.store import runs
 
     if not sure:
-        raise BadRequest(f"deleting {runs.find(run).id} cannot be undone: say --yes")
+        raise BadRequest(f"deleting {runs.meant(run).id} cannot be undone: say --yes")
     return {**_head("runs", []), "run": runs.delete(run).id, "deleted": True}
 
 

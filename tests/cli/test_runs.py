@@ -76,6 +76,7 @@ class TestList:
         assert document["runs"][1]["fingerprint"] == document["runs"][2]["fingerprint"]
         for arguments, expected in ((("--kind", "links"), 1), (("--label", "fore"), 1), (("--kind", "ladder"), 0)):
             assert len(gemmstone("runs", "list", *arguments, "--json").document["runs"]) == expected
+        assert "no runs of that kind and label in" in gemmstone("runs", "list", "--kind", "ladder").out
         shown = gemmstone("runs", "list").out
         assert all(run.id in shown for run in two)
 
@@ -90,6 +91,14 @@ class TestList:
         assert two[0].id in document["warnings"][0]
         shown = gemmstone("runs", "list").out
         assert f"not finished: {draft.id} kernels cut, 1 measurements" in shown
+        assert f"gemmstone runs delete {draft.id} --yes throws" in shown
+        assert "gemmstone measure kernels --resume" in shown
+        draft.hold()
+        assert f"being measured: {draft.id} kernels cut" in gemmstone("runs", "list").out
+        draft.close()
+        assert gemmstone("runs", "delete", draft.id).code == 2
+        assert gemmstone("runs", "delete", draft.id, "--yes").out == f"{draft.id} is deleted\n"
+        assert gemmstone("runs", "list", "--json").document["drafts"] == []
         assert "is not whole" in shown
 
 

@@ -100,6 +100,12 @@ def delete(say: Callable[[str], None]) -> None:
     say("deleted")
 
 
+def discard(say: Callable[[str], None]) -> None:
+    """The draft is thrown away."""
+    runs.delete("2")
+    say("deleted")
+
+
 def look(said: list[str]) -> str:
     """What a later process finds: run, draft or nothing. Checks that nothing was lost that was said to be kept."""
     found, problems = runs.scan()
@@ -126,6 +132,14 @@ def look(said: list[str]) -> str:
     return "draft"
 
 
+ACTS: dict[str, Act] = {
+    "session": begin_add_commit,
+    "commit": resume_commit,
+    "delete": delete,
+    "discard": discard,
+}
+
+
 def every_step(folder: Path, act: str, trouble: Callable[..., None]) -> None:
     """Troubles at each step in turn, a store of its own for each."""
     outcomes: list[str] = []
@@ -138,13 +152,13 @@ def every_step(folder: Path, act: str, trouble: Callable[..., None]) -> None:
             for one in MEASURED:
                 draft.add(one)
             said = ["begun", "kept", "kept", "kept"]
-            draft.close() if act == "commit" else draft.commit(summary={})
-        more, status = child({"session": begin_add_commit, "commit": resume_commit, "delete": delete}[act], at, trouble)
+            draft.commit(summary={}) if act == "delete" else draft.close()
+        more, status = child(ACTS[act], at, trouble)
         assert not any(word.startswith("unexpected") for word in more), more
-        if act == "delete":
+        if act in ("delete", "discard"):
             there, problems = runs.scan()
             assert problems == [], problems
-            gone = not there
+            gone = not (there if act == "delete" else runs.drafts())
             assert gone or "deleted" not in more
             outcomes.append("nothing" if gone and not runs.drafts() else look(said))
             assert gone == (outcomes[-1] == "nothing"), "a deleted run came back"

@@ -250,7 +250,7 @@ class TestDrafts:
         assert (runs.drafts(), runs.all_runs()) == ([], [])
         with pytest.raises(BadRequest, match="thrown away"):
             draft.add(measured())
-        with pytest.raises(BadRequest, match="unknown draft"):
+        with pytest.raises(BadRequest, match="there is nothing unfinished in "):
             runs.resume("latest")
 
     def test_what_is_left_of_a_draft_that_was_never_whole_goes_after_a_day(self, store):

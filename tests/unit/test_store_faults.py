@@ -49,6 +49,12 @@ class TestAtEveryStep:
         assert found["nothing"] >= 3
         assert found["run"] >= 1
 
+    def test_a_draft_that_is_thrown_away(self, tmp_path, how):
+        found = faults(tmp_path, "discard", how)
+        assert found["run"] == 0
+        assert found["nothing"] >= 3  # from when its head is gone
+        assert found["draft"] >= 1
+
 
 @pytest.mark.slow
 def test_kills_at_random_times(tmp_path):

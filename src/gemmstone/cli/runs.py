@@ -13,7 +13,7 @@ HELP = "Measured runs: list, show, compare, export, query, delete."
 EXAMPLE = "\b\nExample:\n  gemmstone runs"
 app = typer.Typer(help=HELP, epilog=f"{EXAMPLE} list", rich_markup_mode=None)
 RUN = Annotated[str, typer.Argument(metavar="RUN", help="Id, the beginning of one, latest, or latest~1.")]
-KIND = Annotated[str | None, typer.Option(help="Only of this kind: kernels, links, ladder, model, server.")]
+KIND = Annotated[str | None, typer.Option(help="Only of this kind: kernels, links, ladder, model, device.")]
 LABEL = Annotated[str | None, typer.Option(help="Only with this text in their label.")]
 
 
@@ -113,7 +113,7 @@ def export(
     typer.echo(one_line(f"{document['measurements']} measurements of {document['run']} written to {out}"))
 
 
-@app.command(help="Delete a run for good.", epilog=f"{EXAMPLE} delete latest --yes")
+@app.command(help="Delete a run for good, or one that is not finished.", epilog=f"{EXAMPLE} delete latest --yes")
 def delete(
     run: RUN,
     yes: Annotated[bool, typer.Option("--yes", help="Without it, nothing is deleted.")] = False,

@@ -33,6 +33,7 @@ def listing(kind: str | None, label: str | None) -> tuple[dict[str, Any], list[s
     ]
     listed = {
         "store": places.name(),
+        "chosen": {name: value for name, value in (("kind", kind), ("label", label)) if value is not None},
         "runs": [_head(run) for run in reversed(chosen)],
         "drafts": [_waiting(draft) for draft in reversed(waiting)],
     }
@@ -53,7 +54,11 @@ def _waiting(draft: Draft) -> dict[str, Any]:
     except BadRequest:  # its journal is broken: whoever resumes it is told so
         count = None
     head = draft.head
-    return {"id": head.id, "kind": head.kind, "label": head.label, "started": head.started, "measurements": count}
+    return {
+        **{name: getattr(head, name) for name in ("id", "kind", "label", "started")},
+        "measurements": count,
+        "busy": draft.busy,
+    }
 
 
 def hardware(run: Run) -> str:

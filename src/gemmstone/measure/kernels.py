@@ -56,7 +56,10 @@ def kernels(
     say: Callable[[str], None] = lambda line: None,
     here: session.World | None = None,
 ) -> dict[str, Any]:
-    """Measures, keeps and tells. Interrupted, the document says so and the draft is there to be gone on with."""
+    """Measures, keeps and tells. Interrupted, the document says so and the draft is there to be gone on with.
+
+    Raises KeyboardInterrupt, with what is kept and how to go on, where the interruption left no time for a document.
+    """
     here = here or session.world()
     began = here.clock()
     draft, items, budget_s = _resumed(asked, say) if asked.resume else _begun(asked, order, say)
@@ -74,12 +77,26 @@ def kernels(
         if not outcome.interrupted:
             draft.commit(summary=told, complete=not outcome.left_out)
     except KeyboardInterrupt:
-        if not draft.measurements():  # before there was anything to keep
-            draft.discard()
-        raise
+        raise KeyboardInterrupt(_kept(draft)) from None
     finally:
         draft.close()
     return {**document(measured, told), "run": draft.id, "interrupted": outcome.interrupted, "label": draft.head.label}
+
+
+def going_on(kind: str, id: str) -> str:
+    """The command that goes on with a draft."""
+    return f"gemmstone measure {kind} --resume {id}"
+
+
+def _kept(draft: runs.Draft) -> str:
+    """What an interruption leaves, in one line; a draft without a measurement is thrown away."""
+    if not draft.path.is_dir():
+        return f"interrupted: all was measured and is kept as run {draft.id}"
+    count = len(draft.measurements())
+    if not count:
+        draft.discard()
+        return "interrupted before the first call was measured: nothing is kept"
+    return f"interrupted: {count} measurements are kept; go on with: {going_on(draft.head.kind, draft.id)}"
 
 
 def _reason(outcome: session.Outcome) -> str:
@@ -87,10 +104,15 @@ def _reason(outcome: session.Outcome) -> str:
     return failed or "the budget was over before the first call; give it more, as --budget 5min"
 
 
-def _begun(asked: Asked, order: Order | None, say: Callable[[str], None]) -> tuple[runs.Draft, list[Item], float]:
-    budget_s = units.parse(asked.budget or "5min", "s")
+def _budget_s(budget: str) -> float:
+    budget_s = units.parse(budget, "s")
     if not LEAST_BUDGET_S <= budget_s <= MOST_BUDGET_S:
-        raise BadRequest(f"--budget is between {LEAST_BUDGET_S:g}s and {MOST_BUDGET_S / 3600:g}h, not {asked.budget}")
+        raise BadRequest(f"--budget is between {LEAST_BUDGET_S:g}s and {MOST_BUDGET_S / 3600:g}h, not {budget}")
+    return budget_s
+
+
+def _begun(asked: Asked, order: Order | None, say: Callable[[str], None]) -> tuple[runs.Draft, list[Item], float]:
+    budget_s = _budget_s(asked.budget or "5min")
     cores = usable_cores()
     if not 0 <= asked.threads <= cores:
         raise BadRequest(f"--threads is between 1 and {cores}, the processors that this process may use")
@@ -121,7 +143,7 @@ def _begun(asked: Asked, order: Order | None, say: Callable[[str], None]) -> tup
 def _resumed(asked: Asked, say: Callable[[str], None]) -> tuple[runs.Draft, list[Item], float]:
     if asked.model is not None or asked.families or asked.formats or asked.backends or asked.threads or asked.label:
         raise BadRequest("--resume goes on with what was asked then: give at most another --budget beside it")
-    draft = runs.resume(asked.resume)
+    draft = runs.resume(asked.resume, asked.kind)
     try:
         if draft.head.kind != asked.kind:
             raise BadRequest(f"{draft.id} is a run of {draft.head.kind}, not of {asked.kind}")
@@ -133,10 +155,21 @@ def _resumed(asked: Asked, say: Callable[[str], None]) -> tuple[runs.Draft, list
             say(f"since it was begun, {line}")
         spent = sum(one.conditions.elapsed_s for one in draft.measurements())
         rest = max(float(draft.head.asked.get("budget_s", 300.0)) - spent, 2 * LEAST_BUDGET_S)
-        return draft, items, units.parse(asked.budget, "s") if asked.budget else rest
+        return draft, items, _budget_s(asked.budget) if asked.budget else rest
+    except KeyboardInterrupt:
+        draft.close()
+        raise KeyboardInterrupt(_kept(draft)) from None
     except BaseException:
         draft.close()
         raise
+
+
+def _latest(kind: str) -> str:
+    """The id of the newest draft of a kind that no other process is measuring. Raises BadRequest where there is none."""
+    found = [draft.id for draft in runs.drafts() if draft.head.kind == kind and not draft.busy]
+    if not found:
+        raise BadRequest(f"no interrupted run of {kind} is waiting: begin one with gemmstone measure {kind}")
+    return max(found)
 
 
 def _before(measured: Sequence[Measurement], draft: runs.Draft) -> agreement.Apart | None:
@@ -184,11 +217,15 @@ def summary(
     return {
         "ops": len(found),
         "asked": outcome.asked,
-        "verdict": agreement.verdict(found, conditions, before),
+        "verdict": agreement.verdict(found, conditions, before, outcome.clocks_hz),
+        "agrees": agreement.agrees(found, before),
+        "ops_apart": len(agreement.disagreements(found)),
         "median_disagreement_frac": float(np.median(twice)) if twice else None,
         "worst_disagreement_frac": max(twice, default=None),
         "before": asdict(before) if before else None,
         "conditions": dict(conditions),
+        "clock_start_hz": outcome.clocks_hz[0],
+        "clock_end_hz": outcome.clocks_hz[1],
         "measured_once": outcome.once,
         "left_out": len(outcome.left_out),
         "failed": dict(list(outcome.failed.items())[:50]),

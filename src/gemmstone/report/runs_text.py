@@ -37,10 +37,17 @@ def print_list(document: Document) -> None:
             table.add_row(run["id"], run["kind"], run["label"], finished, count, run["hardware"], run["fingerprint"])
         console.print(table)
     else:
-        console.print(f"no runs in {document['store']}: gemmstone measure kernels makes one")
+        chosen = " of that kind and label" if document["chosen"] else ""
+        console.print(f"no runs{chosen} in {document['store']}: gemmstone measure kernels makes one")
     for draft in document["drafts"]:
         count = "a broken journal" if draft["measurements"] is None else f"{draft['measurements']} measurements"
-        console.print(Text(f"not finished: {draft['id']} {draft['kind']} {draft['label']}, {count}", style="yellow"))
+        word = "being measured" if draft["busy"] else "not finished"
+        console.print(Text(f"{word}: {draft['id']} {draft['kind']} {draft['label']}, {count}", style="yellow"))
+    left = [draft for draft in document["drafts"] if not draft["busy"]]
+    if left:
+        console.print(f"gemmstone runs delete {left[0]['id']} --yes throws away what is not finished")
+    if any(draft["kind"] == "kernels" for draft in left):
+        console.print("gemmstone measure kernels --resume goes on with kernels")
     _notes(console, document)
 
 

@@ -54,10 +54,15 @@ class Draft:
         if self._journal is not None:
             return False
         try:
-            self.hold()
-        except BadRequest:
+            file = os.open(self.path / JOURNAL, os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC)
+        except OSError:
+            return False
+        try:
+            self._lock(file)
+        except (BadRequest, OSError):
             return True
-        self.close()
+        finally:
+            folders.close(file)
         return False
 
     def add(self, measurement: Measurement) -> None:
@@ -116,8 +121,12 @@ class Draft:
         folders.sync(self.path)
 
     def discard(self) -> None:
-        """Throws it away with all that was measured."""
+        """Throws it away with all that was measured. Raises BadRequest where it stays."""
         self.hold()
+        try:
+            os.unlink(self.path / HEAD)  # without it, it is no draft
+        except OSError as error:
+            raise folders.cannot(self.path, error) from None
         self._remove()
 
     def _remove(self) -> None:
@@ -139,7 +148,8 @@ class Draft:
             return self._journal
         path = self.path / JOURNAL
         try:
-            file = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CLOEXEC)
+            # no link: what it names is not ours to cut at the end of its last whole line
+            file = os.open(path, os.O_RDWR | os.O_APPEND | os.O_NOFOLLOW | os.O_CLOEXEC)
         except FileNotFoundError:
             raise self._is_over() from None
         except OSError as error:
@@ -265,20 +275,23 @@ def _is_whole(root: Path, id: str) -> bool:
         return False
 
 
-def resume(id: str) -> Draft:
-    """The draft of that id, or of the only one that begins so, or the `latest`; held by this process until it is closed.
+def resume(id: str, kind: str | None = None) -> Draft:
+    """The draft of that id, or of the only one that begins so, or the `latest` of a kind; held by this process until it is closed.
 
     Half a line at the journal's end, of a process that was killed, is dropped. Raises BadRequest where another process has it.
     """
     there = {draft.id: draft for draft in drafts()}
-    asked = max(there, default=id) if id == "latest" else id
+    of_kind = [known for known, draft in there.items() if kind in (None, draft.head.kind)]
+    asked = max(of_kind, default=id) if id == "latest" else id
     matching = [known for known in there if asked and known.startswith(asked)]
     if len(matching) > 1:
         raise BadRequest(f"{len(matching)} drafts begin with {asked}: give more of the id")
     if not matching:
         if folders.ID.fullmatch(asked) and (places.root() / folders.RUNS / asked).is_dir():
             raise BadRequest(f"{asked} is finished: gemmstone runs show {asked}")
-        raise unknown("draft", asked, there)
+        if not of_kind:
+            raise BadRequest(f"there is nothing unfinished{f' of kind {kind}' if kind else ''} in {places.name()}")
+        raise unknown("draft", asked, of_kind)
     draft = there[matching[0]]
     draft.hold()
     return draft

@@ -106,7 +106,11 @@ def make(folder: Path) -> None:
 
 
 def remove(folder: Path, first: str = "") -> None:
-    """A folder and what is in it, gone; `first` is the file in it to go first."""
+    """A folder and what is in it, gone; `first` is the file in it to go first. Of a link the link alone: who shares a store may have
+    put it there, and what it names is not ours."""
+    if folder.is_symlink():
+        os.unlink(folder)
+        return
     entries = sorted(os.scandir(folder), key=lambda entry: entry.name != first)
     for entry in entries:
         if entry.is_dir(follow_symlinks=False):

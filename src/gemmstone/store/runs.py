@@ -16,7 +16,7 @@ import re
 from contextlib import suppress
 from pathlib import Path
 
-from gemmstone.core.errors import BadRequest, NoAnswer
+from gemmstone.core.errors import BadRequest, GemmstoneError, NoAnswer
 from gemmstone.core.lookup import unknown
 from gemmstone.core.measurement import Measurement, Run
 from gemmstone.store import folders, places, records, tables
@@ -96,27 +96,37 @@ def measurements(run: Run) -> list[Measurement]:
         raise BadRequest(f"run {run.id}: {error}") from None
 
 
-def delete(id: str) -> Run:
-    """Removes a run from the store: it is not listed any more once this has begun. Returns what it was.
+def meant(id: str) -> Run | Draft:
+    """What `delete` would remove: a run as `find` knows it, one that is not whole by its full id, else the only draft that begins so."""
+    try:
+        return find(id)
+    except GemmstoneError:
+        if folders.ID.fullmatch(id) and (root() / folders.RUNS / id).is_dir():
+            return Run(id=id, kind="")
+        waiting = [draft for draft in drafts() if id and draft.id.startswith(id)]
+        if len(waiting) != 1:
+            raise
+        return waiting[0]
 
-    One that is not whole is removed by its full id.
+
+def delete(id: str) -> Run:
+    """Removes a run, or a draft, from the store: it is not listed any more once this has begun. Returns what it was.
+
+    Raises BadRequest for a draft that another process is measuring.
     """
     where = writable()
-    try:
-        run = find(id)
-        left_over = (
-            where / folders.DRAFTS / run.id
-        )  # of a commit that was killed after its last step: it would come back
-    except BadRequest:
-        if not (folders.ID.fullmatch(id) and (where / folders.RUNS / id).is_dir()):
-            raise
-        run, left_over = Run(id=id, kind=""), None
+    run = meant(id)
+    if isinstance(run, Draft):
+        run.discard()
+        return run.head
+    # of a commit that was killed after its last step: it would come back
+    left_over = where / folders.DRAFTS / run.id if run.kind else None
     final = where / folders.RUNS / run.id
     gone = final.with_name(f"{folders.GONE}{run.id}")
     try:
         if left_over is not None and left_over.is_dir():
             folders.remove(left_over)
-        if gone.is_dir():
+        if gone.is_dir() or gone.is_symlink():
             folders.remove(gone)
         os.rename(final, gone)
         folders.sync(final.parent)
