@@ -99,6 +99,12 @@ def by_attention(points: Points, seen: Array, asked: Array, seed: int) -> Array:
     return model.predict([group[asked] for group in points.groups])
 
 
+def by_several(points: Points, seen: Array, asked: Array, seed: int) -> Array:
+    """Scores by several networks from other starts."""
+    model = group_attention.several([group[seen] for group in points.groups], points.scores[seen], seed=seed)
+    return model.predict([group[asked] for group in points.groups])
+
+
 def by_scikit(make: Callable[[int], BaseEstimator]) -> Learner:
     """Scores by a regressor of log scores on all features, each brought to one scale."""
 
@@ -121,6 +127,7 @@ def by_name(points: Points, seen: Array, asked: Array, seed: int) -> Array:
 
 LEARNERS: dict[str, Learner] = {
     "group attention": by_attention,
+    f"{group_attention.NETWORKS} such networks": by_several,
     "nearest neighbour": by_scikit(lambda _: KNeighborsRegressor(1)),
     "3 nearest neighbours": by_scikit(lambda _: KNeighborsRegressor(3)),
     "ridge": by_scikit(lambda _: Ridge(1.0)),

@@ -40,6 +40,21 @@ def test_a_product_over_groups_is_learned_where_a_line_cannot() -> None:
     assert np.abs(off).mean() < 0.3 < np.abs(best).mean()
 
 
+def test_several_networks_say_their_geometric_mean_and_err_less_than_most_of_them() -> None:
+    draw = np.random.default_rng(4)
+    groups = [draw.standard_normal((40, 3)), draw.standard_normal((40, 2))]
+    logs = np.tanh(groups[0][:, 0]) + groups[1][:, 0] * groups[0][:, 1] + 0.5 * draw.standard_normal(40)
+    several = group_attention.several([group[:25] for group in groups], np.exp(logs[:25]), count=4, epochs=60)
+    asked = [group[25:] for group in groups]
+    each = np.log([network.predict(asked) for network in several.networks])
+    assert len(each) == 4
+    assert np.ptp(each, axis=0).max() > 0.1  # other starts end elsewhere
+    together = np.log(several.predict(asked))
+    assert together == pytest.approx(each.mean(axis=0))
+    off = np.square(each - logs[25:]).mean(axis=1)
+    assert np.square(together - logs[25:]).mean() < np.median(off)
+
+
 def test_what_does_not_fit_is_refused() -> None:
     features = np.ones((4, 2)) * np.arange(4)[:, None]
     with pytest.raises(BadRequest, match="a positive score"):

@@ -22,6 +22,7 @@ EPOCHS = 150
 RATE = 5e-3
 DECAY = 1.0  # of 0.05, 1 and 5 the best on configurations left out of benchmarks/cpu_scores.py
 BATCH = 32
+NETWORKS = 10  # of 1, 5 and 10 the best on configurations left out of the part of benchmarks/cpu_scores.py that is for learning
 
 Groups = Sequence[Array]  # [points, features] of each group
 
@@ -47,6 +48,23 @@ class GroupAttention(NamedTuple):
             raise BadRequest("the groups have other features than those that were learned from")
         logs, _ = _forward(self.weights, _scaled(groups, self.scales))
         return np.exp(self.mean + self.width * logs)
+
+
+class Several(NamedTuple):
+    """Networks that learned the same from other starts: what each got wrong by chance, their mean has less of."""
+
+    networks: tuple[GroupAttention, ...]
+
+    def predict(self, groups: Groups) -> Array:
+        """Scores [points]: the geometric mean of what each network says."""
+        logs: Array = np.mean([np.log(network.predict(groups)) for network in self.networks], axis=0)
+        return np.exp(logs)
+
+
+def several(groups: Groups, scores: Array, *, count: int = NETWORKS, epochs: int = EPOCHS, seed: int = 1) -> Several:
+    """`count` networks of `learned`, each from a start of its own."""
+    seeds = np.random.SeedSequence(seed).generate_state(count)
+    return Several(tuple(learned(groups, scores, epochs=epochs, seed=int(one)) for one in seeds))
 
 
 def learned(groups: Groups, scores: Array, *, epochs: int = EPOCHS, seed: int = 1) -> GroupAttention:
