@@ -1,13 +1,21 @@
-"""What tests of measurements share: PyTorch where it is installed, one tiny call of every kind."""
+"""What tests of measurements share: PyTorch where it is installed, one tiny call of every kind, a machine whose clock is ours."""
 
 from __future__ import annotations
 
 import os
+from collections import Counter
+from collections.abc import Callable
+from contextlib import nullcontext
+from dataclasses import dataclass, field
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
-from gemmstone.core.measurement import Call
+from gemmstone.core.measurement import Call, Conditions
+from gemmstone.measure import session
+from gemmstone.measure.backends import Prepared
+from gemmstone.measure.suite import Item
 
 
 def need_torch() -> Any:
@@ -44,3 +52,41 @@ TINY: dict[str, dict[str, float]] = {
 def tiny(family: str, dtype: str = "fp32", **shape: float) -> Call:
     """A call of a kind that takes microseconds."""
     return Call(family=family, dtype=dtype, shape={**TINY[family], **shape})
+
+
+@dataclass
+class Machine:
+    """A machine whose calls take what `takes` says of the item and the pass, and whose preparations take `prepare_s`."""
+
+    takes: Callable[[Item, int], float] = lambda item, visit: 1e-3
+    prepare_s: float = 0.05
+    at_s: float = 1000.0
+    visits: Counter[str] = field(default_factory=Counter)
+    stop_after: int = 10**9
+    prepared: list[str] = field(default_factory=list)
+    clocks_hz: list[float] = field(default_factory=list)
+
+    def prepare(self, item: Item) -> Prepared:
+        if len(self.prepared) >= self.stop_after:
+            raise KeyboardInterrupt
+        self.prepared.append(item.call.title)
+        visit = self.visits[item.call.title]
+        self.visits[item.call.title] += 1
+        self.at_s += self.prepare_s
+
+        def call() -> None:
+            self.at_s += self.takes(item, visit)
+
+        return Prepared(call, check=lambda: 1e-7)
+
+    def world(self) -> session.World:
+        watched = SimpleNamespace(conditions=Conditions(elapsed_s=0.1, steal_frac=0.04))
+        return session.World(
+            clock=lambda: self.at_s,
+            prepare=self.prepare,
+            version=lambda name: "1",
+            watching=lambda device: nullcontext(watched),
+            metered=lambda device: nullcontext(SimpleNamespace(power=None)),
+            now=lambda: "2026-01-01T00:00:00+00:00",
+            effective_hz=lambda: self.clocks_hz.pop(0) if self.clocks_hz else None,
+        )

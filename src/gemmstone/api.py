@@ -84,7 +84,6 @@ def _measured(device: str, engine: str, version: str) -> Path | None:
 
 
 measured_files.made_by(_measured)
-MEASURED_SHARES = (0.75, 0.15)  # of the time of `measure all`, for kernels and links; the rest is the ladder's
 
 
 def predict(scenario: Scenario, money: Money | None = None, *, detail: bool = False) -> dict[str, Any]:
@@ -531,6 +530,7 @@ def measure_device(
     budget: str = "",
     device: str = "cpu",
     label: str = "",
+    resume: str = "",
     spent_s: float = 0.0,
     progress: Callable[[float, float, str], None] = lambda done, total, what: None,
     say: Callable[[str], None] = lambda line: None,
@@ -541,7 +541,9 @@ def measure_device(
     """
     from gemmstone.measure import device as devices  # lazy: no prediction measures
 
-    document = devices.measured(device, budget=budget, label=label, spent_s=spent_s, progress=progress, say=say)
+    document = devices.measured(
+        device, budget=budget, label=label, resume=resume, spent_s=spent_s, progress=progress, say=say
+    )
     return {**_head("measure", []), **document}
 
 
@@ -556,20 +558,26 @@ def measure_all(
 ) -> dict[str, Any]:
     """Kernels, links and the ladder one after the other, each a run of its own: `gemmstone.measure/1` with a document of each.
 
-    Interrupted, it ends with what was being measured.
+    They share the budget. What there is no time for is None, with a warning; interrupted, it ends with what was being measured.
     """
-    kernels_s, links_s = (share * budget_s for share in MEASURED_SHARES)
-    found: dict[str, Any] = {"what": "all", "kernels": None, "links": None, "ladder": None, "interrupted": False}
-    found["kernels"] = measure_kernels(budget=f"{kernels_s}s", label=label, spent_s=spent_s, progress=progress, say=say)
-    if not found["kernels"]["interrupted"]:
-        found["links"] = measure_links(budget=f"{links_s}s", folder=folder, label=label, progress=progress)
-        found["interrupted"] = found["links"]["interrupted"]
-        if not found["interrupted"]:
-            rest_s = budget_s - kernels_s - links_s
-            found["ladder"] = measure_ladder(
-                budget_s=rest_s, label=label, progress=lambda done, total: progress(done, total, "ladder")
-            )
-    said = found["kernels"]["warnings"]
+    from gemmstone.measure import everything  # lazy: no prediction measures
+
+    said: list[str] = []
+
+    def hear(line: str) -> None:
+        said.append(line)
+        say(line)
+
+    parts: dict[str, Callable[[float], dict[str, Any]]] = {
+        "kernels": lambda seconds: measure_kernels(
+            budget=f"{seconds}s", label=label, spent_s=spent_s, progress=progress, say=hear
+        ),
+        "links": lambda seconds: measure_links(budget=f"{seconds}s", folder=folder, label=label, progress=progress),
+        "ladder": lambda seconds: measure_ladder(
+            budget_s=seconds, label=label, progress=lambda done, total: progress(done, total, "ladder")
+        ),
+    }
+    found = everything.everything(parts, budget_s=budget_s, spent_s=spent_s, say=hear)
     return {**_head("measure", said), **found}
 
 

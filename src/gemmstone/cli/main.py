@@ -104,8 +104,8 @@ def _run(arguments: Sequence[str], debug: bool) -> int:
     except (BrokenPipeError, SystemExit):  # whoever reads our output has seen enough; rich turns that into SystemExit
         abandon_output()
         return 0
-    except (KeyboardInterrupt, typer.Abort):
-        print_problem("interrupted, nothing was written")
+    except (KeyboardInterrupt, typer.Abort) as stop:  # a verb that keeps what it has says what, and how to go on
+        print_problem(str(stop) or "interrupted, nothing was written")
         return EXIT_INTERRUPTED
     except Exception as error:  # the last line of defence: without --debug no traceback reaches a user
         if debug:

@@ -71,7 +71,12 @@ def kernels(
 
 def device_profile(
     device: Annotated[str, typer.Argument(metavar="[DEVICE]", help="cpu or cuda:N.")] = "cpu",
-    budget: Annotated[str, typer.Option(metavar="TIME", help="How long it may take in all.")] = "1min",
+    budget: Annotated[
+        str, typer.Option(metavar="TIME", help="How long it may take in all; 1min.", show_default=False)
+    ] = "",
+    resume: Annotated[
+        str, typer.Option(metavar="ID", help="Go on with what was interrupted; latest.", show_default=False)
+    ] = "",
     label: Annotated[str, typer.Option(help="What the run is called in lists.", show_default=False)] = "",
     json_: opt.JSON = False,
 ) -> None:
@@ -83,6 +88,7 @@ def device_profile(
             budget=budget,
             device=device,
             label=label,
+            resume=resume,
             spent_s=_spent_s(),
             progress=progress,
             say=lambda line: print(one_line(line), file=sys.stderr),
@@ -93,9 +99,7 @@ def device_profile(
         from gemmstone.report.kernels_text import print_device
 
         print_device(document)
-    if document["interrupted"]:
-        print_problem(f"interrupted: what was measured until then is kept as draft {document['run']}")
-        raise typer.Exit(EXIT_INTERRUPTED)
+    _interrupted(document)
 
 
 def everything(
@@ -129,7 +133,8 @@ def everything(
         for name, draw in shown.items():
             if document.get(name):
                 draw(document[name])
-    _interrupted(document["kernels"])
+    if document["kernels"]:
+        _interrupted(document["kernels"])
     if document["interrupted"]:
         print_problem("interrupted: what was measured until then is kept")
         raise typer.Exit(EXIT_INTERRUPTED)
@@ -139,7 +144,7 @@ def _interrupted(document: Mapping[str, Any]) -> None:
     if document["interrupted"]:
         print_problem(
             f"interrupted: {document['ops']} of {document['asked']} kept; go on with: "
-            f"gemmstone measure kernels --resume {document['run']}"
+            f"gemmstone measure {document['what']} --resume {document['run']}"
         )
         raise typer.Exit(EXIT_INTERRUPTED)
 

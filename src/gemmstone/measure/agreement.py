@@ -11,7 +11,13 @@ import numpy as np
 from gemmstone.core.measurement import Call, Measurement
 from gemmstone.measure.timing import Interval, interval
 
-WORDS = {"steal_frac": "steal", "other_cpu_frac": "other processes", "cpu_pressure_frac": "waiting for a processor"}
+WORDS = {
+    "steal_frac": "steal",
+    "other_cpu_frac": "other processes",
+    "cpu_pressure_frac": "waiting for a processor",
+    "memory_pressure_frac": "waiting for memory",
+}
+SEEN_FRAC = 0.005  # what is shown as 1%
 AGREES_FRAC = 0.05  # two passes of a quiet machine; beyond it the machine is called noisy
 
 
@@ -113,21 +119,46 @@ def between(found: list[Op], earlier: list[Op], run: str) -> Apart | None:
     )
 
 
-def verdict(found: list[Op], conditions: Mapping[str, float], apart: Apart | None = None) -> str:
-    """Whether passes agree, and with the run before: "agrees within 5% on every op", or by how much not and what went on."""
-    twice = [one for one in found if one.passes > 1]
-    off = [one.disagreement_frac for one in twice if one.disagreement_frac > AGREES_FRAC]
-    doubts = []
+def disagreements(found: list[Op]) -> list[float]:
+    """By how much passes differ, of the ops whose passes differ by more than AGREES_FRAC."""
+    return [one.disagreement_frac for one in found if one.passes > 1 and one.disagreement_frac > AGREES_FRAC]
+
+
+def agrees(found: list[Op], earlier: Apart | None = None) -> bool | None:
+    """Whether passes agree, and with the run before; None where no op was measured twice."""
+    if disagreements(found) or (earlier is not None and earlier.beyond):
+        return False
+    return True if any(one.passes > 1 for one in found) else None
+
+
+def verdict(
+    found: list[Op],
+    conditions: Mapping[str, float],
+    earlier: Apart | None = None,
+    clocks_hz: tuple[float | None, float | None] = (None, None),
+) -> str:
+    """Whether passes agree, and with the run before: "agrees within 5% on every op", or by how much not and what went on.
+
+    clocks_hz: that of a core before and after all measurements.
+    """
+    twice, off, doubts = sum(one.passes > 1 for one in found), disagreements(found), []
     if off:
-        doubts.append(f"{len(off)} of {len(twice)} ops differ by up to {max(off):.0%} between passes")
-    if apart is not None and apart.beyond:
-        doubts.append(f"{apart.beyond} of {apart.ops} differ by up to {apart.worst_frac:.0%} from run {apart.run}")
-    if not doubts:
-        if not twice:
-            return "measured once: nothing tells whether the machine is quiet"
-        return f"agrees within {AGREES_FRAC:.0%} on every op"
-    meanwhile = ", ".join(
-        f"{word} {conditions[name]:.0%}" for name, word in WORDS.items() if conditions.get(name, 0.0) >= 0.005
-    )
-    seen = meanwhile or "no steal and no other processes seen: what changed is outside this system's sight"
-    return f"too noisy: {'; '.join(doubts)}; {seen}"
+        doubts.append(f"{len(off)} of {twice} ops differ by up to {max(off):.0%} between passes")
+    if earlier is not None and earlier.beyond:
+        doubts.append(
+            f"{earlier.beyond} of {earlier.ops} differ by up to {earlier.worst_frac:.0%} from run {earlier.run}"
+        )
+    if doubts:
+        return f"too noisy: {'; '.join(doubts)}; {_meanwhile(conditions, clocks_hz)}"
+    if not twice:
+        return "measured once: nothing tells whether the machine is quiet"
+    of = "every op" if twice == len(found) else f"the {twice} of {len(found)} ops that were measured twice"
+    return f"agrees within {AGREES_FRAC:.0%} on {of}"
+
+
+def _meanwhile(conditions: Mapping[str, float], clocks_hz: tuple[float | None, float | None]) -> str:
+    told = [f"{word} {conditions[name]:.0%}" for name, word in WORDS.items() if conditions.get(name, 0.0) >= SEEN_FRAC]
+    begun, ended = clocks_hz
+    if begun and ended and abs(ended / begun - 1.0) >= SEEN_FRAC:
+        told.append(f"clock {begun / 1e9:.2f} GHz, at the end {ended / 1e9:.2f}")
+    return ", ".join(told) or "no steal and no other processes seen: what changed is outside this system's sight"

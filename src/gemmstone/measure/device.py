@@ -71,13 +71,22 @@ def measured(
     *,
     budget: str = "",
     label: str = "",
+    resume: str = "",
     spent_s: float = 0.0,
     progress: Progress = lambda done, total, what: None,
     say: Callable[[str], None] = lambda line: None,
 ) -> dict[str, Any]:
-    """Measures, keeps and tells, with the profile beside the rows."""
-    asked = kernels.Asked(budget=budget or "1min", device=device, label=label, calls=tuple(calls(device)), kind=KIND)
+    """Measures, keeps and tells, with the profile beside the rows; `resume`: the id of a draft to go on with, or latest."""
+    asked = kernels.Asked(
+        budget=budget if resume else budget or "1min",
+        device=device,
+        label=label,
+        calls=() if resume else tuple(calls(device)),
+        kind=KIND,
+        resume=resume,
+    )
     document = kernels.kernels(asked, spent_s=spent_s, progress=progress, say=say)
+    device = document["rows"][0]["device"]
     return {**document, "what": KIND, "profile": profile(document["rows"], device, host.cache_bytes())}
 
 

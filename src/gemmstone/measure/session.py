@@ -24,6 +24,7 @@ from gemmstone.measure import calls as table
 from gemmstone.measure import host, meters
 from gemmstone.measure.agreement import AGREES_FRAC, ops
 from gemmstone.measure.backends import Prepared, backend
+from gemmstone.measure.clock import effective_hz
 from gemmstone.measure.conditions import watching
 from gemmstone.measure.meters import Meter
 from gemmstone.measure.suite import Item, guessed_s
@@ -64,6 +65,7 @@ class World(NamedTuple):
     watching: Callable[[str], AbstractContextManager[Watched]]
     metered: Callable[[str], AbstractContextManager[Metered]]
     now: Callable[[], str]
+    effective_hz: Callable[[], float | None] = lambda: None
 
 
 class Keeps(Protocol):
@@ -85,11 +87,12 @@ class Outcome:
     failed: dict[str, str] = field(default_factory=dict)
     interrupted: bool = False
     elapsed_s: float = 0.0
+    clocks_hz: tuple[float | None, float | None] = (None, None)  # of a core, before and after
 
 
 def world() -> World:
     """The real one."""
-    return World(time.perf_counter, _prepare, _version, watching, _metered, _now)
+    return World(time.perf_counter, _prepare, _version, watching, _metered, _now, effective_hz)
 
 
 class _Unmetered:
@@ -199,7 +202,9 @@ def measure(
     ends = started + max(budget_s - RESERVE_S - RESERVE_FRAC * budget_s, 0.3 * budget_s)
     session = _Session(draft, _Costs(draft.measurements()), Outcome(asked=len(items)), here, progress)
     ordered = interleaved(items, session.costs.typical_s)
+    clock_hz = here.effective_hz if any(item.device == "cpu" for item in items) else lambda: None
     try:
+        session.outcome.clocks_hz = (clock_hz(), None)
         while True:
             before = len(session.done)
             began = started if not before else here.clock()
@@ -207,6 +212,7 @@ def measure(
             session.again(ordered, ends)
             if len(session.done) == before:  # all is measured, or there is no time for anything more
                 break
+        session.outcome.clocks_hz = (session.outcome.clocks_hz[0], clock_hz())
     except KeyboardInterrupt:
         session.outcome.interrupted = True
     outcome, measured = session.outcome, {key for key, _ in session.done}

@@ -91,6 +91,9 @@ def lines(document: Document) -> list[str]:
     for dtype, peak in document["peaks"].items():
         doubt = f"; {peak['doubt']}" if peak["doubt"] else ""
         found.append(f"peak in {dtype}: {peak['flop_per_s'] / 1e9:,.0f} GFLOP/s with {peak['threads']} threads{doubt}")
+    if document["clock_start_hz"] and document["clock_end_hz"]:
+        begun, ended = (document[name] / 1e9 for name in ("clock_start_hz", "clock_end_hz"))
+        found.append(f"clock of a core: {begun:.2f} GHz at the start, {ended:.2f} GHz at the end")
     if document["left_out"]:
         found.append(
             f"{document['left_out']} of {document['asked']} calls were left out for want of time: --budget gives more"

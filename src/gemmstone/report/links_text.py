@@ -97,5 +97,7 @@ def lines(document: Document) -> list[str]:
     found = [f"{document['ops']} links in {document['elapsed_s']:.0f} s, {document['verdict']}"]
     found += [f"not measured: {why}" for why in document["missing"]]
     found += [f"failed: {title}: {why}" for title, why in document["failed"].items()]
+    if document["left_out"]:
+        found.append(f"left out for want of time, --budget gives more: {', '.join(document['left_out'])}")
     found.append(f"kept as run {document['run']}: gemmstone runs show {document['run']}")
     return found

@@ -89,3 +89,23 @@ def test_a_wrong_result_is_flagged() -> None:
     assert kernels.flags(wrong) == ["result off by 0.3"]
     unknown = agreement.op([replace(measured(1.0), max_error=float("nan")), measured(1.0, 1)])
     assert kernels.flags(unknown) == ["result off by nan"]
+
+
+def test_what_was_measured_once_does_not_count_as_agreeing() -> None:
+    found = agreement.ops([measured(1.0), measured(1.01, 1), measured(1.0, m=2.0)])
+    assert agreement.verdict(found, {}) == "agrees within 5% on the 1 of 2 ops that were measured twice"
+    assert agreement.agrees(found) is True
+    assert agreement.agrees(found[1:]) is None
+
+
+def test_noise_is_told_with_what_changed_meanwhile() -> None:
+    noisy = agreement.ops([measured(1.0), measured(1.12, 1)])
+    said = agreement.verdict(noisy, {"steal_frac": 0.0, "memory_pressure_frac": 0.02}, None, (3.2e9, 2.8e9))
+    assert said == (
+        "too noisy: 1 of 1 ops differ by up to 12% between passes; "
+        "waiting for memory 2%, clock 3.20 GHz, at the end 2.80"
+    )
+    assert "GHz" not in agreement.verdict(noisy, {}, None, (3.2e9, 3.2e9))
+    assert "GHz" not in agreement.verdict(noisy, {}, None, (3.2e9, None))
+    assert agreement.agrees(noisy) is False
+    assert agreement.disagreements(noisy) == [pytest.approx(0.12)]

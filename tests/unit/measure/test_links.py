@@ -94,11 +94,13 @@ for line in collectives.lines("gloo", 2, collectives.plan(2), 600.0):
 """
 
 
-def test_ranks_end_when_their_parent_is_killed() -> None:
+def test_ranks_end_when_their_parent_is_killed_and_leave_nothing(tmp_path: Path) -> None:
     need_torch()
-    parent = subprocess.Popen([sys.executable, "-c", PARENT], stdout=subprocess.PIPE)
+    around = {**os.environ, "TMPDIR": str(tmp_path)}
+    parent = subprocess.Popen([sys.executable, "-c", PARENT], stdout=subprocess.PIPE, env=around)
     assert parent.stdout is not None
     assert parent.stdout.readline() == b"going\n"
+    assert len(list(tmp_path.glob("gemmstone-ranks-*/said-*"))) == 2
     ranks = psutil.Process(parent.pid).children(recursive=True)
     assert len(ranks) == 2
     parent.send_signal(signal.SIGKILL)
@@ -107,6 +109,27 @@ def test_ranks_end_when_their_parent_is_killed() -> None:
     gone, alive = psutil.wait_procs(ranks, timeout=600)
     assert len(gone) == 2
     assert not alive
+    assert not list(tmp_path.iterdir())
+
+
+BROKEN = 'raise OSError("libtorch_cpu.so: cannot open shared object file")'
+
+
+def test_a_pytorch_that_is_broken_or_not_there_is_said_and_the_rest_is_measured(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "torch", None)
+    parts = (lambda: collectives.jobs(2), transfers.transfers, transfers.launches)
+    for part in parts:
+        assert part()[0] == []
+        assert "PyTorch is not installed: pip install 'gemmstone[torch]'" in part()[1][0]
+    assert transfers.copies(1)[0]
+    monkeypatch.delitem(sys.modules, "torch")
+    (tmp_path / "torch.py").write_text(BROKEN)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    for part in parts:
+        assert part()[0] == []
+        assert "cannot be loaded: libtorch_cpu.so: cannot open" in part()[1][0]
 
 
 def test_one_processor_has_no_collectives_and_says_so() -> None:
@@ -271,11 +294,60 @@ def test_what_cannot_be_meant_is_refused(asked: session.Asked) -> None:
         session.links(asked)
 
 
+class Hours:
+    """A clock that goes only while jobs run."""
+
+    def __init__(self) -> None:
+        self.now_s = 0.0
+
+    def __call__(self) -> float:
+        return self.now_s
+
+    def job(self, title: str, takes_s: float, start_s: float = 0.0) -> Job:
+        """A job that takes so long whatever it is given."""
+
+        def passes() -> None:
+            self.now_s += takes_s
+
+        return made(title, 0.5, after=passes)._replace(start_s=start_s)
+
+
 def test_the_second_pass_is_left_out_when_time_is_over(monkeypatch: pytest.MonkeyPatch) -> None:
-    ticks = iter(np.arange(0.0, 1e4, 20.0))
-    with_jobs(monkeypatch, made("one", 0.5), made("two", 0.5))
-    document = session.links(session.Asked(budget="30s"), clock=lambda: float(next(ticks)))
+    clock = Hours()
+    with_jobs(monkeypatch, clock.job("one", 15.0), clock.job("two", 16.0))
+    document = session.links(session.Asked(budget="30s"), clock=clock)
     assert [row["passes"] for row in document["rows"]] == [1, 1]
+    assert clock.now_s == 31.0
+    assert document["left_out"] == []
+
+
+def test_what_there_is_no_time_to_start_is_left_out_and_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = Hours()
+    with_jobs(monkeypatch, clock.job("ranks", 9.0, start_s=8.0), clock.job("copies", 2.0), clock.job("launches", 2.0))
+    document = session.links(session.Asked(budget="10s"), clock=clock)
+    assert [row["backend"] for row in document["rows"]] == ["copies", "launches"]
+    assert [row["passes"] for row in document["rows"]] == [2, 2]
+    assert document["left_out"] == ["ranks"]
+    assert clock.now_s <= 10.0
+    assert not runs.find(document["run"]).complete
+    assert "left out for want of time, --budget gives more: ranks" in links_text.lines(document)
+
+    clock = Hours()  # alone it may take all of the time
+    with_jobs(monkeypatch, clock.job("ranks", 9.0, start_s=8.0))
+    assert session.links(session.Asked(budget="10s"), clock=clock)["left_out"] == []
+
+    clock = Hours()
+    with_jobs(monkeypatch, clock.job("ranks", 90.0, start_s=80.0))
+    with pytest.raises(NoAnswer, match="ranks want more time"):
+        session.links(session.Asked(budget="10s"), clock=clock)
+
+
+def test_what_a_job_took_beyond_its_time_is_known_in_the_second_pass(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = Hours()
+    with_jobs(monkeypatch, clock.job("slow", 20.0), clock.job("fast", 1.0))
+    document = session.links(session.Asked(budget="30s"), clock=clock)
+    assert {row["backend"]: row["passes"] for row in document["rows"]} == {"slow": 1, "fast": 2}
+    assert clock.now_s <= 30.0
 
 
 def test_launches_and_copies_are_measured_here() -> None:

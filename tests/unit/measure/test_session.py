@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable
-from contextlib import nullcontext
-from dataclasses import dataclass, field
-from types import SimpleNamespace
 
 import pytest
 
-from gemmstone.core.measurement import Call, Conditions, Measurement
+from gemmstone.core.measurement import Call, Measurement
 from gemmstone.measure import agreement, session
 from gemmstone.measure.backends import Prepared
 from gemmstone.measure.suite import Item
+from tests.measuring import Machine
 
 FAMILIES = ("gemm", "norm", "attention_decode")
 
@@ -32,42 +29,6 @@ def items(count: int, families: tuple[str, ...] = FAMILIES) -> list[Item]:
         for family in families
         for number in range(count)
     ]
-
-
-@dataclass
-class Machine:
-    """A machine whose calls take what `takes` says of the item and the pass, and whose preparations take `prepare_s`."""
-
-    takes: Callable[[Item, int], float] = lambda item, visit: 1e-3
-    prepare_s: float = 0.05
-    at_s: float = 1000.0
-    visits: Counter[str] = field(default_factory=Counter)
-    stop_after: int = 10**9
-    prepared: list[str] = field(default_factory=list)
-
-    def prepare(self, item: Item) -> Prepared:
-        if len(self.prepared) >= self.stop_after:
-            raise KeyboardInterrupt
-        self.prepared.append(item.call.title)
-        visit = self.visits[item.call.title]
-        self.visits[item.call.title] += 1
-        self.at_s += self.prepare_s
-
-        def call() -> None:
-            self.at_s += self.takes(item, visit)
-
-        return Prepared(call, check=lambda: 1e-7)
-
-    def world(self) -> session.World:
-        watched = SimpleNamespace(conditions=Conditions(elapsed_s=0.1, steal_frac=0.04))
-        return session.World(
-            clock=lambda: self.at_s,
-            prepare=self.prepare,
-            version=lambda name: "1",
-            watching=lambda device: nullcontext(watched),
-            metered=lambda device: nullcontext(SimpleNamespace(power=None)),
-            now=lambda: "2026-01-01T00:00:00+00:00",
-        )
 
 
 class Draft:
@@ -201,3 +162,12 @@ def test_results_are_checked_in_the_first_pass_alone() -> None:
 def test_conditions_are_means_over_time() -> None:
     _, draft = measure(Machine(), items(1), 60.0)
     assert session.mean_conditions(draft.kept) == {"steal_frac": pytest.approx(0.04)}
+
+
+def test_the_clock_of_a_core_is_looked_at_before_and_after() -> None:
+    machine = Machine(clocks_hz=[3.2e9, 2.9e9])
+    outcome, _ = measure(machine, items(1), 60.0)
+    assert outcome.clocks_hz == (3.2e9, 2.9e9)
+    on_gpu = [Item(call=item.call, backend="pytorch", device="cuda:0") for item in items(1)]
+    outcome, _ = measure(Machine(clocks_hz=[3.2e9, 2.9e9]), on_gpu, 60.0)
+    assert outcome.clocks_hz == (None, None)  # its own clocks stand with every measurement

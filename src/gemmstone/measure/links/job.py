@@ -16,11 +16,15 @@ Keep = Callable[[Measurement], None]
 
 
 class Job(NamedTuple):
-    """weight: its share of the time; run(limit_s, round, keep) measures for so long, in the pass of that number."""
+    """weight: its share of the time; run(limit_s, round, keep) measures for so long, in the pass of that number.
+
+    start_s: what it takes about before it measures anything.
+    """
 
     title: str
     weight: float
     run: Callable[[float, int, Keep], None]
+    start_s: float = 0.0
 
 
 def measurement(

@@ -24,6 +24,7 @@ KIND = "links"
 BUDGET = "1min"
 LEAST_BUDGET_S, MOST_BUDGET_S = 5.0, 86400.0
 PASSES = 2
+MOST_START_FRAC = 0.5  # of the time that is left
 Progress = Callable[[float, float, str], None]
 # name -> its jobs, and why there are no others; given the folder for files and the processors that may be used
 PARTS: dict[str, Callable[[str, int], tuple[list[Job], list[str]]]] = {
@@ -50,6 +51,8 @@ class _Went:
     """How it went."""
 
     failed: dict[str, str] = field(default_factory=dict)
+    left_out: list[str] = field(default_factory=list)  # for want of time, in the first pass
+    starts_s: dict[str, float] = field(default_factory=dict)  # what jobs took beyond the time they were given
     interrupted: bool = False
 
 
@@ -75,9 +78,10 @@ def links(
             draft.discard()
             if went.interrupted:
                 raise KeyboardInterrupt
-            raise NoAnswer(f"nothing could be measured: {next(iter(went.failed.values()), 'no time was left')}")
-        told = summary(found, missing, went.failed, budget_s, clock() - began)
-        run = draft.commit(summary=told, complete=not went.interrupted)
+            want = f"{', '.join(went.left_out[:3])} want more time: give a longer --budget"
+            raise NoAnswer(f"nothing could be measured: {next(iter(went.failed.values()), want)}")
+        told = summary(found, missing, went, budget_s, clock() - began)
+        run = draft.commit(summary=told, complete=not (went.interrupted or went.left_out))
     finally:
         draft.close()
     return {**document(found, told), "run": run.id, "label": run.label, "interrupted": went.interrupted}
@@ -106,29 +110,38 @@ def _jobs(asked: Asked) -> tuple[list[Job], list[str]]:
 def _measured(
     jobs: Sequence[Job], draft: runs.Draft, *, until: float, progress: Progress, clock: Callable[[], float]
 ) -> _Went:
-    """Every job in each pass, in its share of the time that is left; what fails once is not tried again."""
+    """Every job in each pass, in its share of the time that is left; what fails once is not tried again.
+
+    What would take more than its start leaves time for is left out: of several, one whose start alone takes half of what is left.
+    """
     went = _Went()
     waiting = [(round, job) for round in range(PASSES) for job in jobs]
+    most_frac = MOST_START_FRAC if len(jobs) > 1 else 1.0
     try:
         for index, (round, job) in enumerate(waiting):
-            if job.title in went.failed:
+            if job.title in went.failed or job.title in went.left_out:
                 continue
-            left_s = until - clock()
-            if left_s <= 0 and round > 0:
-                break
+            began = clock()
+            left_s, start_s = until - began, went.starts_s.get(job.title, job.start_s)
+            if left_s <= 0 or start_s > most_frac * left_s:
+                if round == 0:
+                    went.left_out.append(job.title)
+                continue
             progress(index, len(waiting), job.title)
             weight = sum(other.weight for _, other in waiting[index:])
+            limit_s = (left_s - start_s) * job.weight / weight
             try:
-                job.run(max(left_s, 0.0) * job.weight / weight, round, draft.add)
+                job.run(limit_s, round, draft.add)
             except (GemmstoneError, OSError, RuntimeError) as error:
                 went.failed[job.title] = " ".join(str(error).split())[:300]
+            went.starts_s[job.title] = max(clock() - began - limit_s, 0.0)
     except KeyboardInterrupt:
         went.interrupted = True
     return went
 
 
 def summary(
-    found: Sequence[Measurement], missing: Sequence[str], failed: Mapping[str, str], budget_s: float, elapsed_s: float
+    found: Sequence[Measurement], missing: Sequence[str], went: _Went, budget_s: float, elapsed_s: float
 ) -> dict[str, Any]:
     """What a list of runs shows of it."""
     ops = agreement.ops(found)
@@ -140,7 +153,8 @@ def summary(
         "worst_disagreement_frac": max(twice, default=None),
         "conditions": dict(conditions),
         "missing": list(missing),
-        "failed": dict(failed),
+        "failed": dict(went.failed),
+        "left_out": list(went.left_out),
         "budget_s": budget_s,
         "elapsed_s": elapsed_s,
     }
