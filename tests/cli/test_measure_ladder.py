@@ -74,14 +74,21 @@ def test_the_picture_has_a_bar_a_rung(gemmstone, tmp_path):
     assert document["run"] is None
 
 
-def test_without_a_compiler_and_without_pytorch_it_answers(tmp_path):
+@pytest.mark.parametrize(
+    ("found", "said"),
+    [
+        ("raise ModuleNotFoundError('No module named torch', name='torch')", "PyTorch is not installed: pip install"),
+        ("raise OSError('libcudart.so.12: cannot open')", "cannot be loaded: libcudart.so.12: cannot open"),
+    ],
+)
+def test_without_a_compiler_and_without_pytorch_it_answers(tmp_path, found, said):
     (tmp_path / "torch").mkdir()
-    (tmp_path / "torch" / "__init__.py").write_text("raise ImportError('not here')")
+    (tmp_path / "torch" / "__init__.py").write_text(found)
     ended = climb(PATH="", CC="", PYTHONPATH=str(tmp_path))
     assert (ended.returncode, ended.stderr) == (0, "")
     assert re.search(r"NumPy +fp32", ended.stdout)
     assert "no C compiler was found" in " ".join(ended.stdout.split())
-    assert "PyTorch is not installed" in " ".join(ended.stdout.split())
+    assert said in " ".join(ended.stdout.split())
 
 
 @pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="this system keeps no process on one core")

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from functools import partial
-from importlib.util import find_spec
 from itertools import cycle
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +17,7 @@ if TYPE_CHECKING:
     from gemmstone.measure.pytorch.operands import Kernel, Place
 
 INSTALL = "PyTorch is not installed: pip install 'gemmstone[torch]'"
+BROKEN = "PyTorch is installed but cannot be loaded"
 FORMATS = {
     "fp64": "float64",
     "fp32": "float32",
@@ -34,8 +34,14 @@ ROOM_FRAC = 0.5  # of free memory, for operands: results and float64 copies need
 
 
 def missing() -> str:
-    """Why PyTorch cannot run here, empty when it can."""
-    return "" if find_spec("torch") else INSTALL
+    """Why PyTorch cannot run here, empty when it can. It is loaded to find out: one that is there may be broken."""
+    try:
+        import torch  # noqa: F401
+    except ModuleNotFoundError as error:
+        return INSTALL if error.name == "torch" else f"{BROKEN}: {error}"
+    except (ImportError, OSError) as error:  # a library that it is linked with is missing, or of another version
+        return f"{BROKEN}: {' '.join(str(error).split())[:200]}"
+    return ""
 
 
 def version() -> str:

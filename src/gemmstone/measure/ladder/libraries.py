@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from gemmstone.core.errors import MissingBackend
+from gemmstone.measure.backends import backend
 from gemmstone.measure.ladder.problem import Problem, Ready
 
 
@@ -38,10 +38,9 @@ def pytorch(dtype: str) -> Callable[[Problem], Ready]:
 
 def imported() -> Any:
     """PyTorch. Raises MissingBackend without it."""
-    try:
-        import torch
-    except ImportError:
-        raise MissingBackend("PyTorch is not installed: pip install 'gemmstone[torch]'") from None
+    backend("pytorch")  # which says why where there is none
+    import torch
+
     return torch
 
 

@@ -17,7 +17,6 @@ import threading
 import time
 from collections.abc import Sequence
 from contextlib import suppress
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +24,7 @@ import numpy as np
 
 from gemmstone.core.errors import MissingBackend
 from gemmstone.core.measurement import Call
+from gemmstone.measure import backends
 from gemmstone.measure.conditions import watching
 from gemmstone.measure.links.job import Job, Keep, measurement
 from gemmstone.measure.timing import Timed
@@ -43,8 +43,10 @@ COMMAND = (sys.executable, "-P", "-m", "gemmstone.measure.links.rank")
 
 def jobs(cores: int, sizes: Sequence[int] = SIZES) -> tuple[list[Job], list[str]]:
     """A job for each number of ranks, and why there are no others."""
-    if not find_spec("torch"):
-        return [], ["collectives: PyTorch is not installed: pip install 'gemmstone[torch]'"]
+    try:
+        backends.backend("pytorch")
+    except MissingBackend as error:
+        return [], [f"collectives: {error}"]
     import torch
     import torch.distributed as dist
 

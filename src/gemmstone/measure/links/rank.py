@@ -14,6 +14,8 @@ import threading
 import time
 import warnings
 from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
 from typing import Any, NamedTuple
 
 WARM_UPS = 3
@@ -46,7 +48,7 @@ class Made(NamedTuple):
 def main() -> None:
     """Runs the plan of standard input's first line."""
     plan = json.loads(sys.stdin.readline(MOST_LINE))
-    threading.Thread(target=_end_with_parent, daemon=True).start()
+    threading.Thread(target=_end_with_parent, args=(Path(plan["store"]), plan["rank"]), daemon=True).start()
     warnings.simplefilter("ignore")
     import torch
     from torch import distributed
@@ -73,9 +75,15 @@ def main() -> None:
     dist.destroy_process_group()
 
 
-def _end_with_parent() -> None:
+def _end_with_parent(store: Path, rank: int) -> None:
+    """Waits until the parent is gone, whatever ended it. What it would have removed goes: the last rank finds its folder empty."""
     while sys.stdin.read(4096):
         pass
+    for left in (store, store.with_name(f"said-{rank}")):
+        with suppress(OSError):
+            left.unlink()
+    with suppress(OSError):
+        store.parent.rmdir()
     os._exit(1)
 
 

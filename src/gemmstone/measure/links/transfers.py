@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
-from importlib.util import find_spec
 from typing import Any
 
-from gemmstone.core.errors import GemmstoneError
+from gemmstone.core.errors import GemmstoneError, MissingBackend
 from gemmstone.core.measurement import Call
 from gemmstone.measure import arrays, host
 from gemmstone.measure.backends import BACKENDS, Prepared, backend
@@ -16,7 +15,6 @@ from gemmstone.measure.links.job import Job, prepared
 COPIED_BYTES = (1 << 20, 16 << 20, 256 << 20)
 MOVED_BYTES = (4 << 10, 256 << 10, 16 << 20, 256 << 20)
 REPLAYED = 100  # kernels of a graph
-WITHOUT = "PyTorch is not installed: pip install 'gemmstone[torch]'"
 
 
 def copies(threads: int) -> tuple[list[Job], list[str]]:
@@ -40,9 +38,10 @@ def copies(threads: int) -> tuple[list[Job], list[str]]:
 
 def launches() -> tuple[list[Job], list[str]]:
     """What calling PyTorch costs on a processor, and starting and replaying a kernel on a CUDA device."""
-    if not find_spec("torch"):
-        return [], [f"launches: {WITHOUT}"]
-    module = backend("pytorch")
+    try:
+        module = backend("pytorch")
+    except MissingBackend as error:
+        return [], [f"launches: {error}"]
     found = []
     for device in module.devices():
         call = _call("launch", size=1.0)
@@ -75,8 +74,10 @@ def _replay(device: str) -> Prepared:
 
 def transfers() -> tuple[list[Job], list[str]]:
     """Both ways between the host and each CUDA device, from pinned and from pageable memory."""
-    if not find_spec("torch"):
-        return [], [f"host and device: {WITHOUT}"]
+    try:
+        backend("pytorch")
+    except MissingBackend as error:
+        return [], [f"host and device: {error}"]
     import torch
 
     if not torch.cuda.is_available():
