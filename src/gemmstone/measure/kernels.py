@@ -12,7 +12,7 @@ from gemmstone.core import dtypes, units
 from gemmstone.core.errors import BadRequest, MissingBackend, NoAnswer
 from gemmstone.core.measurement import Call, Measurement
 from gemmstone.core.model import Model
-from gemmstone.measure import agreement, session, suite
+from gemmstone.measure import agreement, model_calls, session, suite
 from gemmstone.measure.conditions import disturbed
 from gemmstone.measure.environment import differences, environment, fingerprint
 from gemmstone.measure.peak import peak, usable_cores
@@ -121,7 +121,9 @@ def _begun(asked: Asked, order: Order | None, say: Callable[[str], None]) -> tup
         calls = list(asked.calls)
     elif asked.model is not None:
         formats = asked.formats or suite.FORMATS["cpu" if asked.device == "cpu" else "cuda"][:1]
-        calls = [call for name in formats for call in suite.of_model(asked.model, dtype=name, device=asked.device)]
+        calls = [
+            call for name in formats for call in model_calls.of_model(asked.model, dtype=name, device=asked.device)
+        ]
         calls = [call for call in calls if not asked.families or call.family in asked.families]
     else:
         calls = suite.grid(

@@ -1,4 +1,4 @@
-"""Which calls are measured: those of a grid that fits this machine, those that some order names first, or exactly a model's."""
+"""Which calls are measured: those of a grid that fits this machine or that some order names first, and who measures them."""
 
 from __future__ import annotations
 
@@ -7,16 +7,10 @@ from dataclasses import dataclass
 from itertools import zip_longest
 from typing import Any
 
-import numpy as np
-
 from gemmstone.core import dtypes
-from gemmstone.core.deployment import Deployment, Step
 from gemmstone.core.errors import BadRequest, MissingBackend
 from gemmstone.core.lookup import unknown
 from gemmstone.core.measurement import Call
-from gemmstone.core.model import Model
-from gemmstone.core.work import Op
-from gemmstone.graph.build import build
 from gemmstone.measure import host
 from gemmstone.measure.backends import BACKENDS, Backend, backend
 from gemmstone.measure.calls import CALLS, SOFTMAX, STREAM, operation
@@ -58,10 +52,6 @@ SOFTMAX_ROWS = ((1, 1 << 22), (256, 4096))  # past the caches in one row, and in
 COPIED_BYTES = (256 << 20, 1 << 20)
 STREAM_BYTES = 3 * 8  # STREAM's arrays are four times the caches at least (https://www.cs.virginia.edu/stream/ref.html)
 MOST_STREAM_ELEMENTS = 1 << 27
-# Steps that a model's own shapes are taken of: prompts, then decoding batches over contexts
-MODEL_PROMPTS = ((1, 128), (1, 512), (1, 2048))
-MODEL_BATCHES = {"cpu": (1, 4, 16), "cuda": (1, 8, 32, 128)}
-MODEL_CONTEXTS = (512, 2048)
 # A call that takes longer than this is left out where it is ours to choose: a sample of several would take the budget.
 # Rates that nobody has measured yet, to order by: a processor core and an accelerator of recent years, within a factor of ten.
 MOST_CALL_S = 0.15
@@ -268,81 +258,3 @@ SHAPES: dict[str, Callable[[], Iterable[dict[str, float]]]] = {
     "decoder_layer": _layers,
 }
 STREAMS = tuple(f"stream_{name}" for name in STREAM)
-
-
-def of_model(model: Model, *, dtype: str, device: str = "cpu") -> list[Call]:
-    """The calls that prompts and decode steps of a model consist of, each once, the most common step's first."""
-    plain = dtypes.resolve(dtype)
-    run = Deployment(
-        engine="transformers",
-        weights=plain,
-        activations=plain,
-        attention_weights=plain,
-        attention_activations=plain,
-        kv_cache=plain,
-        model_dtype=plain,
-    )
-    found: dict[str, Call] = {}
-    for step in _steps(device):
-        for group in build(model, run, step):
-            sequences = float(np.max(step.sampled)) if group.name == "head" else float(np.max(step.tokens))
-            for op in group.ops:
-                call = _call(op, sequences, plain)
-                if call is not None:
-                    found.setdefault(call.key, call)
-    if not found:
-        raise BadRequest(f"{model.name} has no operations that can be measured apart")
-    return list(found.values())
-
-
-def _steps(device: str) -> Iterator[Step]:
-    batches = MODEL_BATCHES["cpu" if device == "cpu" else "cuda"]
-    for context in MODEL_CONTEXTS:
-        for batch in batches:
-            yield Step(decode_seqs=float(batch), decode_context=float(context))
-    for batch, tokens in MODEL_PROMPTS:
-        yield Step(prefill_seqs=float(batch), prefill_tokens=float(tokens))
-
-
-def _call(op: Op, tokens: float, dtype: str) -> Call | None:
-    """The call that an operation of a graph is; None for one that nothing can be measured of apart."""
-    shape = {name: float(np.max(value)) for name, value in op.shape.items()}
-    if not float(np.max(op.bytes)):
-        return None  # of a step that has no prompts, or nothing but prompts
-    if op.kind in ("gemm", "batched_gemm", "attention_prefill", "attention_decode"):
-        family = CALLS[op.kind]
-        return Call(
-            family=op.kind, dtype=dtype, shape={n: shape[n] for n in (*family.columns, *family.defaults) if n in shape}
-        )
-    if op.kind == "grouped_gemm":
-        each = shape["routed_rows"] / shape["tokens"]
-        return Call(
-            family="grouped_gemm",
-            dtype=dtype,
-            shape={
-                "tokens": shape["tokens"],
-                "experts": shape["local_experts"],
-                "experts_per_token": each,
-                "hidden": shape["hidden"],
-                "intermediate": shape["intermediate"],
-            },
-        )
-    return _moving(op, tokens, dtype) if op.kind == "elementwise" else None
-
-
-def _moving(op: Op, tokens: float, dtype: str) -> Call | None:
-    """Work that only moves bytes says how many; with the step's tokens that is how wide its rows are."""
-    if op.routine == "sampling":
-        vocab = float(np.max(op.write_bytes)) / dtypes.size("fp32") / tokens
-        return Call(family="sampling", dtype="fp32", shape={"sequences": tokens, "vocab": vocab})
-    reads, writes = (float(np.max(value)) / dtypes.size(dtype) for value in (op.read_bytes, op.write_bytes))
-    width = {"norm": writes / 2.0, "rotary": writes, "activation": writes, "embedding": writes}.get(op.routine, 0.0)
-    width /= tokens
-    if not width:
-        return Call(family="elementwise", dtype=dtype, shape={"read_elements": reads, "write_elements": writes})
-    if width != int(width):
-        return None
-    shape = {"tokens": tokens, "width": width}
-    if op.routine == "activation":
-        shape["gated"] = float(reads > writes)
-    return Call(family=op.routine, dtype=dtype, shape=shape)

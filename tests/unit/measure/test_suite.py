@@ -1,4 +1,4 @@
-"""Which calls are measured: a grid that fits the machine, an order from outside, exactly a model's; who measures them."""
+"""Which calls are measured: a grid that fits the machine, an order from outside; who measures them."""
 
 from __future__ import annotations
 
@@ -7,29 +7,10 @@ from types import SimpleNamespace
 
 import pytest
 
-from gemmstone.catalog.model_files import ModelFile
 from gemmstone.core.errors import BadRequest, MissingBackend
 from gemmstone.core.measurement import Call
-from gemmstone.core.model import Model
-from gemmstone.graph.families import build_model
 from gemmstone.measure import host, suite
-from gemmstone.measure.calls import CALLS, operation
-
-CONFIG = {
-    "architectures": ["LlamaForCausalLM"],
-    "model_type": "llama",
-    "hidden_size": 512,
-    "intermediate_size": 1536,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 8,
-    "num_key_value_heads": 2,
-    "vocab_size": 1000,
-    "max_position_embeddings": 4096,
-}
-
-
-def tiny(config: dict[str, object]) -> Model:
-    return build_model(ModelFile(name="tiny", config=config, source="test", id="tiny"))
+from gemmstone.measure.calls import operation
 
 
 def fake(*families: str, device: str = "cpu") -> SimpleNamespace:
@@ -62,43 +43,6 @@ def test_families_and_formats_can_be_named() -> None:
     assert {(call.family, call.dtype) for call in found} == {("norm", "bf16"), ("gemm", "bf16")}
     with pytest.raises(BadRequest, match="kind of call"):
         suite.grid(families=("gem",))
-
-
-def test_a_models_calls_are_its_own_shapes_each_once() -> None:
-    model = tiny(CONFIG)
-    found = suite.of_model(model, dtype="fp32")
-    assert len({call.key for call in found}) == len(found)
-    products = {(call.shape["n"], call.shape["k"]) for call in found if call.family == "gemm"}
-    # q, k, v together; out; gate and up together; down; head
-    assert products == {(768.0, 512.0), (512.0, 512.0), (3072.0, 512.0), (512.0, 1536.0), (1000.0, 512.0)}
-    heads = {
-        (call.shape["heads"], call.shape["kv_heads"], call.shape["head_dim"])
-        for call in found
-        if call.family.startswith("attention")
-    }
-    assert heads == {(8.0, 2.0, 64.0)}
-    assert {call.shape["width"] for call in found if call.family == "norm"} == {512.0}
-    assert {call.shape["width"] for call in found if call.family == "rotary"} == {640.0}
-    assert {call.shape["width"] for call in found if call.family == "activation"} == {1536.0}
-    assert {call.shape["vocab"] for call in found if call.family == "sampling"} == {1000.0}
-    tokens = {call.shape["tokens"] for call in found if call.family == "norm"}
-    assert {1.0, 4.0, 16.0, 128.0, 512.0, 2048.0} <= tokens
-    assert all(call.dtype == "fp32" for call in found)
-
-
-def test_experts_of_a_model_are_one_call() -> None:
-    config = {
-        **CONFIG,
-        "architectures": ["MixtralForCausalLM"],
-        "model_type": "mixtral",
-        "num_local_experts": 8,
-        "num_experts_per_tok": 2,
-    }
-    found = [call for call in suite.of_model(tiny(config), dtype="bf16") if call.family == "grouped_gemm"]
-    assert {tuple(sorted(call.shape)) for call in found} == {tuple(sorted(CALLS["grouped_gemm"].columns))}
-    assert {call.shape["experts"] for call in found} == {8.0}
-    assert {call.shape["experts_per_token"] for call in found} == {2.0}
-    assert len({call.shape["tokens"] for call in found}) == len(found)
 
 
 def test_the_first_backend_measures_and_memory_is_measured_by_all(monkeypatch: pytest.MonkeyPatch) -> None:
