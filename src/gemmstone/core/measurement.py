@@ -29,7 +29,7 @@ class Call:
     @property
     def title(self) -> str:
         """The call in words, for a table or a message."""
-        shape = " ".join(f"{name} {value:g}" for name, value in self.shape.items())
+        shape = " ".join(f"{name} {value:.12g}" for name, value in self.shape.items())
         return f"{self.family} {self.dtype} {shape}".strip()
 
 
@@ -124,7 +124,7 @@ class Run:
     label: str = ""
     started: str = ""
     finished: str = ""
-    complete: bool = True  # False: interrupted, what was measured until then was kept
+    complete: bool = True  # False: interrupted, or out of time; what was measured until then was kept
     environment: Mapping[str, Any] = field(default_factory=dict)
     asked: Mapping[str, Any] = field(default_factory=dict)
     summary: Mapping[str, Any] = field(default_factory=dict)  # what a list of runs shows; no number that is not in it

@@ -32,7 +32,7 @@ def print_list(document: Document) -> None:
     if document["runs"]:
         table = _table("run", "kind", "label", "finished", "measurements", "hardware", "environment", numbers=(4,))
         for run in document["runs"]:
-            count = f"{run['measurements']:,}" + ("" if run["complete"] else ", interrupted")
+            count = f"{run['measurements']:,}" + ("" if run["complete"] else ", incomplete")
             finished = run["finished"][:16].replace("T", " ")
             table.add_row(run["id"], run["kind"], run["label"], finished, count, run["hardware"], run["fingerprint"])
         console.print(table)
@@ -56,9 +56,9 @@ def print_run(document: Document) -> None:
     console, document = opened(WIDTH_PIPED), printable(document)
     run = document["run"]
     label = f" {run['label']}" if run["label"] else ""
-    interrupted = "" if run["complete"] else ", interrupted before everything was measured"
+    incomplete = "" if run["complete"] else ", incomplete: interrupted, or out of time before everything was measured"
     console.print(Text(f"{run['id']} {run['kind']}{label}", style="bold"))
-    console.print(f"{run['measurements']} measurements, {run['started']} to {run['finished']}{interrupted}")
+    console.print(f"{run['measurements']} measurements, {run['started']} to {run['finished']}{incomplete}")
     facts = _facts(run["environment"])
     for name, value in facts[:MOST_FACTS]:
         console.print(f"  {name}: {value}")

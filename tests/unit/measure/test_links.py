@@ -145,23 +145,23 @@ def test_a_file_on_the_drive_is_random_read_where_asked_and_never_stays(
     monkeypatch.setattr(storage, "LEAST_FILE_BYTES", 8 << 20)
     for allowed in (True, False):
         monkeypatch.setattr(storage, "_reads", lambda descriptor, allowed=allowed: allowed and _direct(descriptor))
-        with storage.opened(tmp_path, 16 << 20, 60.0) as file:
+        with storage.opened(tmp_path, 32 << 20, 60.0) as file:
             assert not list(tmp_path.glob(".gemmstone-*"))  # while it is open already
-            assert file.size == 16 << 20
+            assert file.size == 32 << 20
             assert file.how in ((storage.DIRECT, storage.FORGOTTEN) if allowed else (storage.FORGOTTEN,))
             seen = watched(monkeypatch)
             for size, depth in ((4096, 1), (65536, 4)):
                 for random in (False, True):
                     seen.clear()
                     with storage.reading(file, size, depth, random=random) as ready:
-                        assert ready.calls == depth
-                        for _ in range(8):
+                        assert ready.calls == (1 if depth == 1 else depth * storage.TURN_BYTES // size)
+                        for _ in range(2):
                             ready.call()
-                    assert len(seen) == 8 * depth
+                    assert len(seen) == 2 * ready.calls
                     assert {length for length, _ in seen} == {size}
                     places = sorted(at for _, at in seen)
                     assert len(set(places)) == len(places)
-                    assert (places == [index * size for index in range(8 * depth)]) is not random
+                    assert (places == [index * size for index in range(2 * ready.calls)]) is not random
             monkeypatch.undo()
             monkeypatch.setattr(storage, "LEAST_FILE_BYTES", 8 << 20)
     assert not list(tmp_path.iterdir())

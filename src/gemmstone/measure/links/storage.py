@@ -38,6 +38,7 @@ SEQUENTIAL = ((CHUNK_BYTES, 1), (CHUNK_BYTES, 4))  # bytes of a read, reads at o
 RANDOM = tuple((size, depth) for size in (4 << 10, 64 << 10, 1 << 20) for depth in (1, 16))
 IN_MEMORY = ("tmpfs", "ramfs", "devtmpfs")
 REFUSED = (errno.EINVAL, errno.ENOTSUP, errno.EOPNOTSUPP)
+TURN_BYTES, MOST_OF_A_TURN = 2 << 20, 32  # that a thread reads before it is given more: giving takes as long as a small read
 DIRECT, FORGOTTEN = "O_DIRECT", "posix_fadvise"
 
 
@@ -174,38 +175,43 @@ def _reads(descriptor: int) -> bool:
 
 @contextmanager
 def reading(file: File, size: int, depth: int, *, random: bool) -> Iterator[Prepared]:
-    """A call of `depth` reads at once, of `size` bytes each, one after the other in the file or anywhere in it."""
+    """A call keeps `depth` reads of `size` bytes under way, at places one after the other in the file or anywhere in it.
+
+    Each of as many threads does several, so that the time of one is the drive's and not that of handing it to a thread.
+    """
     places = file.size // size
     generator = np.random.default_rng(size + depth)
     order = generator.permutation(places) if random else np.arange(places)
     buffers = [mmap.mmap(-1, max(size, mmap.PAGESIZE)) for _ in range(depth)]  # aligned to pages, as O_DIRECT asks
+    turn = 1 if depth == 1 else min(max(TURN_BYTES // size, 1), MOST_OF_A_TURN)
     following = 0
 
-    def read(slot: int, place: int) -> None:
+    def read(slot: int, chosen: list[int]) -> None:
         view = memoryview(buffers[slot])[:size]
         try:
-            if os.preadv(file.descriptor, [view], place * size) != size:
-                raise BadRequest(
-                    "the file that was read is shorter than it was written: the drive is not to be trusted"
-                )
+            for place in chosen:
+                if os.preadv(file.descriptor, [view], place * size) != size:
+                    raise BadRequest(
+                        "the file that was read is shorter than it was written: the drive is not to be trusted"
+                    )
+                if file.how == FORGOTTEN:
+                    _forget(file.descriptor, place * size, size)
         finally:
             view.release()
-        if file.how == FORGOTTEN:
-            _forget(file.descriptor, place * size, size)
 
     def call() -> None:
         nonlocal following
-        slots = [(slot, int(order[(following + slot) % places])) for slot in range(depth)]
-        following += depth
+        chosen = order[(following + np.arange(depth * turn)) % places].reshape(turn, depth)
+        following += depth * turn
         if depth == 1:
-            read(*slots[0])
+            read(0, chosen[:, 0].tolist())
             return
-        for _ in pool.map(lambda one: read(*one), slots):
+        for _ in pool.map(read, range(depth), chosen.T.tolist()):
             pass
 
     try:
         with ThreadPoolExecutor(depth) as pool:
-            yield Prepared(call, calls=depth)
+            yield Prepared(call, calls=depth * turn)
     finally:
         for buffer in buffers:
             buffer.close()
