@@ -16,6 +16,7 @@ from typing import NamedTuple
 import numpy as np
 
 from gemmstone.core.deployment import Array
+from gemmstone.measure import allocator
 from gemmstone.measure.backends import Prepared
 
 CONFIDENCE = 0.95
@@ -75,6 +76,7 @@ def timed(
 def _timed(
     prepared: Prepared, limit_s: float, confidence: float, within: float, least: int, most: int, clock: Clock
 ) -> Timed:
+    allocator.settle()
     until = clock() + limit_s
     warm = [_sample(prepared, 1, clock)]
     warm_until = min(until, clock() + WARM_UP_S)
