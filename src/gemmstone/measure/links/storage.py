@@ -38,7 +38,8 @@ SEQUENTIAL = ((CHUNK_BYTES, 1), (CHUNK_BYTES, 4))  # bytes of a read, reads at o
 RANDOM = tuple((size, depth) for size in (4 << 10, 64 << 10, 1 << 20) for depth in (1, 16))
 IN_MEMORY = ("tmpfs", "ramfs", "devtmpfs")
 REFUSED = (errno.EINVAL, errno.ENOTSUP, errno.EOPNOTSUPP)
-TURN_BYTES, MOST_OF_A_TURN = 2 << 20, 32  # that a thread reads before it is given more: giving takes as long as a small read
+# what a thread reads before it is given more: giving takes as long as a small read
+TURN_BYTES, MOST_OF_A_TURN = 2 << 20, 32
 DIRECT, FORGOTTEN = "O_DIRECT", "posix_fadvise"
 
 
