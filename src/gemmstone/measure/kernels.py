@@ -148,7 +148,7 @@ def _resumed(asked: Asked, say: Callable[[str], None]) -> tuple[runs.Draft, list
     draft = runs.resume(asked.resume, asked.kind)
     try:
         if draft.head.kind != asked.kind:
-            raise BadRequest(f"{draft.id} is a run of {draft.head.kind}, not of {asked.kind}")
+            raise BadRequest(f"{draft.id} is a draft of {draft.head.kind}, not of {asked.kind}")
         listed = draft.head.asked.get("calls")
         if not isinstance(listed, list) or not listed:
             raise BadRequest(f"{draft.id} does not say what was to be measured: begin anew")
@@ -164,14 +164,6 @@ def _resumed(asked: Asked, say: Callable[[str], None]) -> tuple[runs.Draft, list
     except BaseException:
         draft.close()
         raise
-
-
-def _latest(kind: str) -> str:
-    """The id of the newest draft of a kind that no other process is measuring. Raises BadRequest where there is none."""
-    found = [draft.id for draft in runs.drafts() if draft.head.kind == kind and not draft.busy]
-    if not found:
-        raise BadRequest(f"no interrupted run of {kind} is waiting: begin one with gemmstone measure {kind}")
-    return max(found)
 
 
 def _before(measured: Sequence[Measurement], draft: runs.Draft) -> agreement.Apart | None:
