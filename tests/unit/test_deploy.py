@@ -5,10 +5,11 @@ from __future__ import annotations
 import pytest
 
 from gemmstone.catalog import device_files, engine_files, model_files
-from gemmstone.core.deployment import Deployment
+from gemmstone.core.deployment import Deployment, Workload
 from gemmstone.core.dtypes import BYTES
 from gemmstone.core.errors import BadRequest
 from gemmstone.graph.families import build_model
+from gemmstone.graph.memory import _activation_bytes
 from gemmstone.predict.deploy import Choice, check, resolve
 from gemmstone.predict.formats import number_formats
 from gemmstone.simulate.scenario import Scenario, system
@@ -225,3 +226,19 @@ def test_experts_in_blocks_are_not_cut_below_a_block() -> None:
         for ranks, weights in ((8, "fp8"), (32, "nvfp4"))
     )
     assert (wide, narrow) == (1, 32)
+
+
+def test_a_static_engine_takes_a_batch_in_one_step_whose_tensors_are_no_more():
+    """Memory for activations follows the batch, not a budget that the engine does not have."""
+    config = "llama-3.1-8b"
+
+    def activations(batch: int, **choice: object) -> float:
+        workload = Workload(input_tokens=1024, output_tokens=16, mode="batch", load=batch)
+        asked = Scenario(
+            model=config, hardware="epyc-9654", engine="pytorch", workload=workload, choice=Choice(**choice)
+        )
+        made = system(asked)
+        return _activation_bytes(made.model, made.deployment)
+
+    assert activations(16) > 3 * activations(4) > 0
+    assert activations(16, max_num_batched_tokens=4096) == activations(4)

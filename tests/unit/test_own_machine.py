@@ -11,11 +11,11 @@ import pytest
 from made_up_machine import LAYER_S, TRUTH, kept, seconds
 
 from gemmstone import api
-from gemmstone.calibrate import worth
+from gemmstone.calibrate import host_times, worth
 from gemmstone.catalog import calibration_files, device_files
 from gemmstone.core.errors import BadRequest, NoAnswer
-from gemmstone.core.measurement import Call
-from gemmstone.measure import layer
+from gemmstone.core.measurement import Call, Conditions, Measurement
+from gemmstone.measure import agreement, layer
 from gemmstone.simulate import scenario
 
 CONFIG = {
@@ -243,3 +243,42 @@ def test_what_was_measured_again_counts_as_it_was_measured_last(home: Path) -> N
     assert document["runs"] == [first.id, again.id]
     (gemm,) = [fit for fit in document["fits"] if (fit["family"], fit["variant"]) == ("gemm", "bf16")]
     assert gemm["points"] == 6 * 7 + 1  # the 7 matrices of the first run at 6 row counts; of the second run one is new
+
+
+class TestTypicalTime:
+    """What counts of several passes over one call."""
+
+    @staticmethod
+    def op(*passes):
+        call = Call(family="launch", dtype="fp32", shape={"size": 1.0})
+        return agreement.op(
+            [
+                Measurement(
+                    call=call,
+                    backend="pytorch",
+                    version="1",
+                    device="cpu",
+                    threads=2,
+                    samples_s=np.array(samples),
+                    warm_up=0,
+                    calls=1,
+                    round=number,
+                    conditions=Conditions(elapsed_s=1.0, steal_frac=stolen),
+                )
+                for number, (samples, stolen) in enumerate(passes)
+            ]
+        )
+
+    def test_slow_minutes_of_a_shared_machine_count_as_much_as_fast_ones(self):
+        op = self.op(([1.0, 1.0, 1.0], 0.0), ([1.4, 1.4, 1.4], 0.0))
+        assert host_times.typical_s(op) == pytest.approx(1.2)
+
+    def test_a_disturbed_pass_does_not_count_beside_one_that_was_not(self):
+        op = self.op(([1.0, 1.0, 1.0], 0.0), ([3.0, 3.0, 3.0], 0.5))
+        assert host_times.typical_s(op) == pytest.approx(1.0)
+
+    def test_of_disturbed_passes_the_quickest_counts(self):
+        op = self.op(([2.0, 2.0, 2.0], 0.5), ([3.0, 3.0, 3.0], 0.5))
+        assert host_times.typical_s(op) == pytest.approx(2.0)
+        mostly_waiting = self.op(([1.0, 1.0, 5.0, 5.0, 5.0], 0.5))
+        assert host_times.typical_s(mostly_waiting) == pytest.approx(host_times.DISTURBED)

@@ -21,6 +21,7 @@ from gemmstone.core.deployment import Array
 from gemmstone.core.measurement import Run
 from gemmstone.measure.agreement import Op
 from gemmstone.measure.calls import operation
+from gemmstone.measure.conditions import disturbed
 from gemmstone.measure.layer import operations
 from gemmstone.predict.pricing import Pricing
 
@@ -28,22 +29,23 @@ ENGINES = ("pytorch", "generic")  # whose steps these are: eager PyTorch's, and 
 LEAST = 3  # layers in a format, that its two numbers are told by
 MOST_PASSES, MOST_LAYER_S = 4.0, 1e-3
 FAMILY = "decoder_layer"
-AGREE_FRAC = 0.15  # that medians of passes differ by at most, for all of their samples to count
 # A median over its quickest tenth, where something else may have run: alone on a machine samples spread by a few per cent.
 DISTURBED = 1.25
 UNKNOWN_ERROR = 0.2  # of a step, where no layer was measured
 
 
-def undisturbed_s(op: Op) -> float:
-    """Seconds of a call where nothing else uses the processors: disturbances only add.
+def typical_s(op: Op) -> float:
+    """Seconds of a call as this machine mostly runs it: the median of what its passes say, those left out that were disturbed.
 
-    The median of all samples where its passes agree, of its quickest pass where they do not. A pass whose median lies further above its
-    quickest tenth than DISTURBED was disturbed in most of its samples: its quickest tenth with that much on top counts.
+    Passes lie minutes apart, and a machine that others share has slower and faster minutes: the next forward pass comes in any
+    of them. Where every pass was disturbed, and disturbances only add, the quickest counts; of a pass whose median lies
+    further above its quickest tenth than DISTURBED the quickest tenth with that much on top.
     """
-    passes = [one.kept_s for one in op.measurements if one.kept_s.size]
-    if op.disagreement_frac <= AGREE_FRAC:
-        return min(op.median_s, DISTURBED * float(np.quantile(np.concatenate(passes), 0.1)))
-    return min(min(float(np.median(kept)), DISTURBED * float(np.quantile(kept, 0.1))) for kept in passes)
+    passes = [one for one in op.measurements if one.kept_s.size]
+    quiet = [one.median_s for one in passes if not disturbed(one.conditions)]
+    if quiet:
+        return float(np.median(quiet))
+    return min(min(one.median_s, DISTURBED * float(np.quantile(one.kept_s, 0.1))) for one in passes)
 
 
 def fit(slug: str, run: Run, ops: Iterable[Op]) -> dict[str, Any]:
@@ -53,7 +55,7 @@ def fit(slug: str, run: Run, ops: Iterable[Op]) -> dict[str, Any]:
     predicted = np.array([_predicted_s(pricing, op) for op in layers])
     bandwidth = pricing.cluster.device.memory_bandwidth_bytes_per_s
     moved_s = np.array([operation(op.call).bytes / bandwidth for op in layers], dtype=float)
-    measured = np.array([undisturbed_s(op) for op in layers])
+    measured = np.array([typical_s(op) for op in layers])
     formats = np.array([op.call.dtype for op in layers])
     added: dict[str, Added] = {}
     told = predicted.copy()

@@ -152,7 +152,7 @@ def _measurements(slug: str, run: Run, found: Sequence[agreement.Op]) -> Measure
     call, first = found[0].call, found[0].measurements[0]
     shape = columns(call.family, [op.call.shape for op in found])
     op = CALLS[call.family].op(shape, call.dtype)
-    seconds = np.array([host_times.undisturbed_s(one) for one in found])
+    seconds = np.array([host_times.typical_s(one) for one in found])
     return Measurements(
         family=call.family,
         device=slug,

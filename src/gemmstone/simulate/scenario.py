@@ -17,7 +17,7 @@ from gemmstone.core.hardware import Cluster
 from gemmstone.core.model import Model
 from gemmstone.graph.families import build_model
 from gemmstone.predict import power
-from gemmstone.predict.deploy import Choice, resolve
+from gemmstone.predict.deploy import MAX_STEP_TOKENS, Choice, resolve
 from gemmstone.predict.pricing import LADDERS, Pricing
 from gemmstone.simulate.pools import PoolChoice, Pools, PoolsChoice, same_formats, transfer_link
 from gemmstone.simulate.system import System, assemble
@@ -129,7 +129,17 @@ def system(scenario: Scenario) -> System:
     hardware = Hardware(scenario.hardware, scenario.num_devices, scenario.edits)
     version = scenario.choice.engine_version if scenario.fidelity == "measured" else ""
     style = Style(scenario.engine, era(scenario), scenario.fidelity, version)
-    return _system(scenario.model, hardware, style, scenario.choice)
+    return _system(scenario.model, hardware, style, _choice(scenario))
+
+
+def _choice(scenario: Scenario) -> Choice:
+    """What was chosen; an engine without a scheduler takes all prompts of a batch in one step, whose tensors are no more."""
+    choice, workload = scenario.choice, scenario.workload
+    whole = engine_files.find(scenario.engine).scheduler == "static" and workload.mode == "batch"
+    if not whole or choice.max_num_batched_tokens is not None:
+        return choice
+    tokens = math.ceil(workload.load * (workload.input_tokens + workload.image_tokens))
+    return replace(choice, max_num_batched_tokens=min(max(tokens, 1), MAX_STEP_TOKENS))
 
 
 def era(scenario: Scenario) -> str:
