@@ -114,6 +114,7 @@ def test_with_one_core_it_answers():
         (("--budget", "0s"), "--budget is from 1 s to a day"),
         (("--budget", "soon"), "is not a quantity"),
         (("--seed", "-1"), "--seed from 0"),
+        (("--chart", "ladder.png"), "ends in .svg"),
     ],
 )
 def test_bad_questions_are_one_line(gemmstone, arguments, said):

@@ -80,6 +80,16 @@ class TestList:
         shown = gemmstone("runs", "list").out
         assert all(run.id in shown for run in two)
 
+    @pytest.mark.parametrize("columns", ["80", "140"])
+    def test_an_id_stays_whole_and_a_label_as_it_was_written(self, gemmstone, monkeypatch, columns):
+        monkeypatch.setenv("COLUMNS", columns)
+        run = kept([measured()], label="[b]a:100:b[/b] \u00fc \U0001f680 " + "long " * 30)
+        shown = gemmstone("runs", "list").out
+        assert run.id in shown
+        assert "\U0001f4af" not in shown  # what rich makes of :100:
+        assert ("[b]a:100:b[/b] \u00fc \U0001f680" in shown) is (columns == "140")  # else folded
+        assert ("Example 9000" in shown) is (columns == "140")
+
     def test_what_is_not_finished_or_not_whole_is_told(self, gemmstone, store, two):
         draft = runs.begin("kernels", environment=ENVIRONMENT, asked={}, label="cut")
         draft.add(measured())

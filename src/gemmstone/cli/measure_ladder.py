@@ -38,6 +38,8 @@ def ladder(
     for path in (report, chart):
         if path and not Path(path).absolute().parent.is_dir():
             raise BadRequest(f"cannot write {path}: there is no such folder")
+    if chart and Path(chart).suffix.lower() != ".svg":
+        raise BadRequest(f"--chart {chart}: the picture is SVG: name a file that ends in .svg")
     with Progress("climbing", "rungs") as progress:
         document = api.measure_ladder(
             n, budget_s=units.parse(budget, "s"), seed=seed, label=label, store=store, progress=progress

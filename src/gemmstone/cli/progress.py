@@ -66,7 +66,7 @@ def _started(label: str, stream: TextIO) -> tuple[Any, Any]:
         TextColumn("{task.fields[amount]}", markup=False),
         TimeRemainingColumn(),
     )
-    bar = Bar(*columns, console=Console(file=stream, markup=False), transient=True, auto_refresh=False)
+    bar = Bar(*columns, console=Console(file=stream, markup=False, emoji=False), transient=True, auto_refresh=False)
     task = bar.add_task(label, total=None, amount="")
     bar.start()
     return bar, task

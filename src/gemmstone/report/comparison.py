@@ -26,7 +26,7 @@ MOST_WARNINGS = 8
 
 def print_comparison(document: Mapping[str, Any], page: str | None) -> None:
     """All answers in a table, then the differences to the baseline with their reasons."""
-    console, document = Console(highlight=False, soft_wrap=False, markup=False), printable(document)
+    console, document = Console(highlight=False, soft_wrap=False, markup=False, emoji=False), printable(document)
     entries, differences = document["entries"], document["differences"]
     first = entries[document["baseline"] - 1]
     console.print(Text(f"{len(entries)} answers, compared with {first['number']}: {first['name']}", style="bold"))

@@ -10,7 +10,7 @@ from rich import box
 from rich.table import Table
 
 from gemmstone.core import units
-from gemmstone.report.terminal import opened
+from gemmstone.report.terminal import opened, printable
 
 WIDTH_PIPED = 140
 Document = Mapping[str, Any]
@@ -18,7 +18,7 @@ Document = Mapping[str, Any]
 
 def print_links(document: Document) -> None:
     """The table, what the passes say of the machine, and what was not measured for what reason."""
-    console = opened(WIDTH_PIPED)
+    console, document = opened(WIDTH_PIPED), printable(document)
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     table.add_column("link", overflow="fold")
     table.add_column("of", overflow="fold")

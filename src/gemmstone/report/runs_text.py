@@ -15,6 +15,7 @@ from gemmstone.report.kernels_text import shape
 from gemmstone.report.terminal import opened, printable
 
 WIDTH_PIPED = 140
+WIDE = 110  # columns of a terminal that show where runs were measured, too
 MOST_FACTS = 40  # lines of an environment
 MOST_CHARS = 90  # of a fact
 MOST_LEFT = 8  # calls of one side alone that are named
@@ -30,11 +31,14 @@ def print_list(document: Document) -> None:
     """All runs, then what is not finished."""
     console, document = opened(WIDTH_PIPED), printable(document)
     if document["runs"]:
-        table = _table("run", "kind", "label", "finished", "measurements", "hardware", "environment", numbers=(4,))
+        columns = ["run", "kind", "label", "finished", "measurements", "hardware", "environment"]
+        shown = len(columns) if console.width >= WIDE else 5
+        table = _table(*columns[:shown], numbers=(4,), whole=(0, 3))
         for run in document["runs"]:
             count = f"{run['measurements']:,}" + ("" if run["complete"] else ", incomplete")
             finished = run["finished"][:16].replace("T", " ")
-            table.add_row(run["id"], run["kind"], run["label"], finished, count, run["hardware"], run["fingerprint"])
+            row = (run["id"], run["kind"], run["label"], finished, count, run["hardware"], run["fingerprint"])
+            table.add_row(*row[:shown])
         console.print(table)
     else:
         chosen = " of that kind and label" if document["chosen"] else ""
@@ -193,10 +197,12 @@ def _value(value: Any) -> str:
     return "" if value is None else str(value)
 
 
-def _table(*columns: str, numbers: Sequence[int] = ()) -> Table:
+def _table(*columns: str, numbers: Sequence[int] = (), whole: Sequence[int] = ()) -> Table:
+    """`numbers`: columns to the right; these and the `whole` ones are never folded."""
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, header_style="bold")
     for i, column in enumerate(columns):
-        table.add_column(column, justify="right" if i in numbers else "left", overflow="fold", no_wrap=i in numbers)
+        kept = i in numbers or i in whole
+        table.add_column(column, justify="right" if i in numbers else "left", overflow="fold", no_wrap=kept)
     return table
 
 

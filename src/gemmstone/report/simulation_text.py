@@ -19,7 +19,7 @@ STYLES = {"met": "green", "missed": "red"}
 
 def print_simulation(document: Mapping[str, Any], files: Sequence[str] = ()) -> None:
     """The document of a simulation; `files` are those that were written beside it."""
-    console, document = Console(highlight=False, soft_wrap=False, markup=False), printable(document)
+    console, document = Console(highlight=False, soft_wrap=False, markup=False, emoji=False), printable(document)
     console.print(Text(words.title(document), style="bold"))
     console.print(words.question(document))
     console.print(Text(words.sentence(document), style="bold"))

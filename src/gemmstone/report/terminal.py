@@ -54,7 +54,7 @@ OF_THE_BEST: dict[str, bool | None] = {
 
 def opened(width_piped: int | None = None) -> Console:
     """The terminal; a pipe or a file has no width and gets `width_piped`, or rich's 80 columns."""
-    console = Console(highlight=False, soft_wrap=False, markup=False)
+    console = Console(highlight=False, soft_wrap=False, markup=False, emoji=False)
     if width_piped and not console.is_terminal and "COLUMNS" not in os.environ:
         console.width = width_piped
     return console

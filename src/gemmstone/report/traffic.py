@@ -34,7 +34,7 @@ def _table(*columns: str) -> Table:
 
 def print_traffic(document: Mapping[str, Any]) -> None:
     """One traffic: how many requests, how fast, how long, what is shared."""
-    console, document = Console(highlight=False, markup=False), printable(document)
+    console, document = Console(highlight=False, markup=False, emoji=False), printable(document)
     facts = document["traffic"]
     console.print(Text(f"{facts['name']}: {facts['requests']:,} requests", style="bold"))
     console.print(_times(facts))
@@ -84,7 +84,7 @@ def _print_origin(console: Console, about: Mapping[str, Any]) -> None:
 
 def print_fit(document: Mapping[str, Any], out: str) -> None:
     """A fitted distribution and how far it is from its trace."""
-    console, document = Console(highlight=False, markup=False), printable(document)
+    console, document = Console(highlight=False, markup=False, emoji=False), printable(document)
     trace, times = document["fitted_to"], document["arrivals"]
     console.print(Text(f"{document['name']}: {trace['requests']:,} requests of {trace['file']}", style="bold"))
     if times is None:

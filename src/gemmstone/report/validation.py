@@ -22,7 +22,7 @@ TITLES = {"all": "everything", "fitted": "fitted on or not", "kind,metric": "kin
 
 def print_validation(document: Mapping[str, Any]) -> None:
     """A table of errors for each grouping, the worst rows, what has no answer, and the bounds that are broken."""
-    console, document = Console(highlight=False, soft_wrap=False, markup=False), printable(document)
+    console, document = Console(highlight=False, soft_wrap=False, markup=False, emoji=False), printable(document)
     if not console.is_terminal and "COLUMNS" not in os.environ:
         console.width = WIDTH_PIPED
     console.print(Text(f"{document['rows']} cases: {document['cases']}", style="bold"))

@@ -395,10 +395,14 @@ class TestSession:
         assert run.summary["fastest"] == "right"
         kept = runs.measurements(run)
         assert [one.backend for one in kept] == ["right", "wrong"]
+        assert kept[1].max_error == pytest.approx(0.01, rel=0.01)
         assert kept[0].flop == flop(30)
         assert kept[0].call.shape == {"m": 30, "n": 30, "k": 30}
         assert kept[0].median_s == pytest.approx(found["rungs"][0]["seconds"])
         assert runs.drafts() == []
+
+    def test_a_result_that_is_no_number_is_kept_as_wrong_and_not_as_unchecked(self):
+        assert climb.measurement(a_climb(max_error=math.inf), 30).max_error == math.inf
 
     def test_it_need_not_be_kept(self):
         assert session.measured(session.Asked(n=30, budget_s=2.0, store=False))["run"] is None

@@ -297,7 +297,7 @@ def measurement(one: Climbed, n: int) -> Measurement:
         flop=flop(n),
         read_bytes=2.0 * element_bytes * n * n,
         write_bytes=element_bytes * n * n,
-        max_error=one.max_error if math.isfinite(one.max_error) else None,
+        max_error=one.max_error,
         conditions=one.conditions,
         started=one.started,
     )

@@ -335,15 +335,15 @@ static void shared_row(int how, const float *x, float *y, int64_t n, int threads
     const int64_t slice = ((n + threads - 1) / threads + BLOCK - 1) / BLOCK * BLOCK;
 #define SLICES _Pragma("omp parallel for schedule(static, 1) num_threads(threads)") for (int i = 0; i < threads; i++)
 #define BEGIN (i * slice < n ? i * slice : n)
-#define COUNT ((n - BEGIN) < slice ? (n - BEGIN) : slice)
+#define LENGTH ((n - BEGIN) < slice ? (n - BEGIN) : slice)
     part of;
 again:
-    SLICES parts_[i] = COUNT ? first(how, x + BEGIN, COUNT) : (part){0.0, -INFINITY};
+    SLICES parts_[i] = LENGTH ? first(how, x + BEGIN, LENGTH) : (part){0.0, -INFINITY};
     of = parts_[0];
     if (how == RECOMPUTE || how == RELOAD) {
         for (int i = 1; i < threads; i++)
             if (parts_[i].reference > of.reference) of = parts_[i];
-        SLICES parts_[i].sum = second(how, x + BEGIN, y + BEGIN, COUNT, of.reference);
+        SLICES parts_[i].sum = second(how, x + BEGIN, y + BEGIN, LENGTH, of.reference);
         of.sum = 0.0;
         for (int i = 0; i < threads; i++) of.sum += parts_[i].sum;
     } else {
@@ -353,7 +353,7 @@ again:
             goto again;
         }
     }
-    SLICES last(how, x + BEGIN, y + BEGIN, COUNT, of);
+    SLICES last(how, x + BEGIN, y + BEGIN, LENGTH, of);
 }
 
 /* Zero when done, one when there was no memory for the threads' sums. */
