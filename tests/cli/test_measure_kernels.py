@@ -13,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from measuring import Machine, tiny
 
 from gemmstone.cli import measure_kernels
 from gemmstone.core.measurement import Conditions
@@ -21,7 +22,6 @@ from gemmstone.measure.links import session as links
 from gemmstone.measure.links.job import Job, Keep, measurement
 from gemmstone.measure.timing import Timed
 from gemmstone.store import runs
-from tests.measuring import Machine, tiny
 
 # NumPy has these without PyTorch; none asks for the peak of the processor, which takes seconds to measure
 ASKED = (

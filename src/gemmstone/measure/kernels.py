@@ -252,6 +252,7 @@ def row(op: agreement.Op, peaks: Mapping[str, Any], bytes_per_s: float | None) -
     moved = first.read_bytes + first.write_bytes
     flop_rate, byte_rate = first.flop / op.median_s, moved / op.median_s
     most = (peaks.get(op.call.dtype) or {}).get("flop_per_s")
+    peak_frac = flop_rate / most if most and first.flop else None
     powers = [one.power for one in op.measurements if one.power is not None]
     return {
         "family": op.call.family,
@@ -268,12 +269,12 @@ def row(op: agreement.Op, peaks: Mapping[str, Any], bytes_per_s: float | None) -
         "disagreement_frac": op.disagreement_frac if op.passes > 1 else None,
         "flop_per_s": flop_rate,
         "bytes_per_s": byte_rate,
-        "peak_frac": flop_rate / most if most and first.flop else None,
+        "peak_frac": peak_frac,
         "bandwidth_frac": byte_rate / bytes_per_s if bytes_per_s else None,
         "max_error": op.max_error,
         "power_w": powers[-1].mean_w if powers else None,
         "power_source": powers[-1].source if powers else None,
-        "flags": flags(op),
+        "flags": flags(op, peak_frac),
     }
 
 
@@ -281,9 +282,11 @@ def _finite(value: float) -> float | None:
     return value if np.isfinite(value) else None
 
 
-def flags(op: agreement.Op) -> list[str]:
+def flags(op: agreement.Op, peak_frac: float | None = None) -> list[str]:
     """What to know before trusting an op."""
     found = []
+    if peak_frac is not None and peak_frac > 1.0 + agreement.AGREES_FRAC:
+        found.append("beyond the measured peak: that was measured while something disturbed it")
     if op.max_error is not None and not op.max_error <= tolerance(op.call.dtype):
         found.append(f"result off by {op.max_error:.1g}")
     if op.passes == 1:

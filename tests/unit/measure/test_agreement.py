@@ -74,6 +74,9 @@ def test_rows_say_what_was_reached_of_the_machine() -> None:
     assert row["samples"] == 18
     assert row["flags"] == []
     assert kernels.row(found, {}, None)["peak_frac"] is None
+    beyond = kernels.row(found, {"fp32": {"flop_per_s": 128e6 / 1.2}}, None)
+    assert beyond["peak_frac"] == pytest.approx(1.2)
+    assert beyond["flags"] == ["beyond the measured peak: that was measured while something disturbed it"]
 
 
 def test_bandwidth_is_that_of_the_best_pass_of_stream() -> None:

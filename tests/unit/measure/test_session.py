@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections import Counter
 
 import pytest
+from measuring import Machine
 
 from gemmstone.core.measurement import Call, Measurement
 from gemmstone.measure import agreement, session
 from gemmstone.measure.backends import Prepared
 from gemmstone.measure.suite import Item
-from tests.measuring import Machine
 
 FAMILIES = ("gemm", "norm", "attention_decode")
 
