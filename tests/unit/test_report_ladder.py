@@ -73,7 +73,7 @@ def test_rungs_left_out_for_one_reason_are_one_line(document):
     assert "left out: rung 0; rung 1: no CUDA device" in ladder_text.notes(document)
 
 
-@pytest.mark.parametrize("columns", ["60", "100", "160"])
+@pytest.mark.parametrize("columns", ["80", "100", "160"])
 def test_the_table_fits_a_terminal(document, capsys, monkeypatch, columns):
     monkeypatch.setenv("COLUMNS", columns)
     ladder_text.print_ladder(document)
@@ -82,6 +82,8 @@ def test_the_table_fits_a_terminal(document, capsys, monkeypatch, columns):
     assert "\x1b[31m" not in out
     assert "100x" in out
     assert "wrong" in out
+    head = next(line for line in out.splitlines() if "dtype" in line).split()
+    assert head == ["rung", "dtype", "cores", "time", "GFLOP/s", "speed-up", "of", "peak", "error"]  # none is cut off
 
 
 def test_bars_grow_with_the_logarithm():

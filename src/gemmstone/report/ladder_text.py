@@ -11,7 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from gemmstone.core import units
-from gemmstone.report.terminal import opened, printable
+from gemmstone.report.terminal import gap, opened, printable
 
 WIDTH_PIPED = 140
 BAR_CELLS = 24
@@ -24,15 +24,15 @@ def print_ladder(document: Document) -> None:
     """The ladder as a table, what was left out and why, and what to know about the numbers."""
     console, document = opened(WIDTH_PIPED), printable(document)
     console.print(Text(headline(document), style="bold"))
-    console.print(_table(document, bars=console.width >= WIDTH_PIPED))
+    console.print(_table(document, bars=console.width >= WIDTH_PIPED, padding=gap(console)))
     for line in notes(document):
         console.print(line)
     for warning in document["warnings"]:
         console.print(Text(f"note: {warning}", style="yellow"))
 
 
-def _table(document: Document, *, bars: bool) -> Table:
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+def _table(document: Document, *, bars: bool, padding: tuple[int, int]) -> Table:
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=padding)
     table.add_column("rung", overflow="fold", min_width=24)
     for name in ("dtype", "cores", "time", "GFLOP/s", "speed-up", "of peak", "error"):
         table.add_column(name, justify="right", no_wrap=True)

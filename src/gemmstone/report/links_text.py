@@ -10,7 +10,7 @@ from rich import box
 from rich.table import Table
 
 from gemmstone.core import units
-from gemmstone.report.terminal import opened, printable
+from gemmstone.report.terminal import gap, opened, printable
 
 WIDTH_PIPED = 140
 Document = Mapping[str, Any]
@@ -19,8 +19,8 @@ Document = Mapping[str, Any]
 def print_links(document: Document) -> None:
     """The table, what the passes say of the machine, and what was not measured for what reason."""
     console, document = opened(WIDTH_PIPED), printable(document)
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    table.add_column("link", overflow="fold")
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=gap(console))
+    table.add_column("link", overflow="fold", min_width=14)
     table.add_column("of", overflow="fold")
     for name in ("message", "median", "95%", "GB/s", "bus GB/s", "passes", "error"):
         table.add_column(name, justify="right", no_wrap=True)

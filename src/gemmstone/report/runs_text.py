@@ -12,10 +12,9 @@ from rich.text import Text
 
 from gemmstone.core import units
 from gemmstone.report.kernels_text import shape
-from gemmstone.report.terminal import opened, printable
+from gemmstone.report.terminal import WIDE, gap, opened, printable
 
 WIDTH_PIPED = 140
-WIDE = 110  # columns of a terminal that show where runs were measured, too
 MOST_FACTS = 40  # lines of an environment
 MOST_CHARS = 90  # of a fact
 MOST_LEFT = 8  # calls of one side alone that are named
@@ -74,7 +73,9 @@ def print_run(document: Document) -> None:
     rows = [_call(call) for call in document["calls"]]
     said = [place for place in range(len(names)) if place < 3 or any(row[place] for row in rows)]
     table = _table(
-        *(names[place] for place in said), numbers=[at for at, place in enumerate(said) if 2 <= place < len(names) - 1]
+        *(names[place] for place in said),
+        numbers=[at for at, place in enumerate(said) if 2 <= place < len(names) - 1],
+        padding=gap(console),
     )
     for row in rows:
         table.add_row(*(row[place] for place in said))
@@ -140,7 +141,7 @@ def print_comparison(document: Document) -> None:
 def _print_calls(console: Console, document: Document) -> None:
     by = list(dict.fromkeys(f"{call['backend']} on {call['device']}" for call in document["calls"]))
     columns = ["call", *(["by"] if len(by) > 1 else []), "before", "after", "ratio", "95%", "p", "verdict"]
-    table = _table(*columns, numbers=range(len(columns) - 6, len(columns) - 1))
+    table = _table(*columns, numbers=range(len(columns) - 6, len(columns) - 1), padding=gap(console))
     for call in document["calls"]:
         table.add_row(
             call["call"],
@@ -197,9 +198,11 @@ def _value(value: Any) -> str:
     return "" if value is None else str(value)
 
 
-def _table(*columns: str, numbers: Sequence[int] = (), whole: Sequence[int] = ()) -> Table:
+def _table(
+    *columns: str, numbers: Sequence[int] = (), whole: Sequence[int] = (), padding: tuple[int, int] = (0, 1)
+) -> Table:
     """`numbers`: columns to the right; these and the `whole` ones are never folded."""
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, header_style="bold")
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=padding, header_style="bold")
     for i, column in enumerate(columns):
         kept = i in numbers or i in whole
         table.add_column(column, justify="right" if i in numbers else "left", overflow="fold", no_wrap=kept)

@@ -34,7 +34,7 @@ SHOWN: dict[str, tuple[str, str]] = {
     "mfu_frac": ("MFU", "count"),
     "mbu_frac": ("MBU of decode", "count"),
 }
-WIDE = 110  # columns from which candidates are shown with their bands
+WIDE = 110  # columns from which candidates are shown with their bands, runs with where they were measured
 TOP_TERMS = 6
 MAIN_TERMS = 4  # of a step, where a line has to do
 SMALLEST_CHANGE = 0.0005  # that is shown with its sign
@@ -58,6 +58,15 @@ def opened(width_piped: int | None = None) -> Console:
     if width_piped and not console.is_terminal and "COLUMNS" not in os.environ:
         console.width = width_piped
     return console
+
+
+def gap(console: Console) -> tuple[int, int]:
+    """The padding of a table of many columns, above and beside: next to none where a column would be cut off otherwise.
+
+    >>> gap(Console(width=80)), gap(Console(width=140))
+    ((0, 0), (0, 1))
+    """
+    return 0, int(console.width >= WIDE)
 
 
 def printable(value: Any) -> Any:
