@@ -48,7 +48,8 @@ LAYERS = (  # hidden, intermediate, heads, KV heads of decoder layers, and batch
     ),
 )
 VOCABULARIES = ((1, 32000), (16, 128256), (4, 32000))
-SOFTMAX_ROWS = ((1, 1 << 22), (256, 4096))  # past the caches in one row, and inside them
+CACHED_SOFTMAX = {"rows": 256.0, "width": 4096.0}
+LEAST_SOFTMAX_WIDTH, MOST_SOFTMAX_WIDTH = 1 << 22, 1 << 26
 COPIED_BYTES = (256 << 20, 1 << 20)
 STREAM_BYTES = 3 * 8  # STREAM's arrays are four times the caches at least (https://www.cs.virginia.edu/stream/ref.html)
 MOST_STREAM_ELEMENTS = 1 << 27
@@ -236,6 +237,13 @@ def _stream() -> Iterator[dict[str, float]]:
     yield {"elements": float(min(max(4 * host.last_level_bytes() // 8, 1 << 22), MOST_STREAM_ELEMENTS))}
 
 
+def _softmax() -> Iterator[dict[str, float]]:
+    """One row of twice the last-level cache, of which a second pass finds next to nothing there; and many rows inside it."""
+    width = min(max(2 * host.last_level_bytes() // 4, LEAST_SOFTMAX_WIDTH), MOST_SOFTMAX_WIDTH)
+    yield {"rows": 1.0, "width": float(width)}
+    yield dict(CACHED_SOFTMAX)
+
+
 SHAPES: dict[str, Callable[[], Iterable[dict[str, float]]]] = {
     "gemm": _gemms,
     "attention_prefill": _prefills,
@@ -250,8 +258,8 @@ SHAPES: dict[str, Callable[[], Iterable[dict[str, float]]]] = {
         {"read_elements": 2.0 * n, "write_elements": 1.0 * n} for n in (1 << 20, 1 << 12, 1 << 16, 1 << 23)
     ),
     "sampling": lambda: ({"sequences": s, "vocab": v} for s, v in VOCABULARIES),
-    "softmax": lambda: ({"rows": r, "width": w} for r, w in SOFTMAX_ROWS),
-    **{f"softmax_{name}": lambda: ({"rows": r, "width": w} for r, w in SOFTMAX_ROWS) for name in SOFTMAX},
+    "softmax": _softmax,
+    **{f"softmax_{name}": _softmax for name in SOFTMAX},
     **{f"stream_{name}": _stream for name in STREAM},
     "memory_copy": lambda: ({"message_bytes": size} for size in COPIED_BYTES),
     "launch": lambda: ({"size": 1.0},),

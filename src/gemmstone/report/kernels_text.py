@@ -32,7 +32,7 @@ def print_kernels(document: Document) -> None:
         table.add_section()
     console.print(table)
     for line in lines(document):
-        console.print(line)
+        console.print(line, soft_wrap=True)  # one line each, also through a pipe
 
 
 def _by_family(document: Document) -> list[Document]:
@@ -87,7 +87,7 @@ def lines(document: Document) -> list[str]:
     apart = f" (median {median:.1%}, worst {worst:.1%})" if median is not None else ""
     found.append(f"{document['ops']} ops in {document['elapsed_s']:.0f} s: {document['verdict']}{apart}")
     if document["bytes_per_s"]:
-        found.append(f"memory: {document['bytes_per_s'] / 1e9:.1f} GB/s, the best of STREAM here")
+        found.append(f"memory: {document['bytes_per_s'] / 1e9:.1f} GB/s in the best pass of STREAM")
     for dtype, peak in document["peaks"].items():
         doubt = f"; {peak['doubt']}" if peak["doubt"] else ""
         found.append(f"peak in {dtype}: {peak['flop_per_s'] / 1e9:,.0f} GFLOP/s with {peak['threads']} threads{doubt}")
@@ -127,8 +127,8 @@ def print_device(document: Document) -> None:
         share = "" if found["peak_frac"] is None else f", {found['peak_frac']:.0%} of the peak {found['peak_is']}"
         console.print(f"products in {dtype}: {units.show(found['flop_per_s'], 'flop_per_s')}{share}")
     if profile["stream_bytes_per_s"]:
-        console.print(f"STREAM, all cores: {units.show(profile['stream_bytes_per_s'], 'bytes_per_s')}")
+        console.print(f"STREAM, all cores, median: {units.show(profile['stream_bytes_per_s'], 'bytes_per_s')}")
     if profile["launch_s"]:
         console.print(f"launch: {units.show(profile['launch_s'], 's')}")
     for line in lines(document):
-        console.print(line)
+        console.print(line, soft_wrap=True)  # one line each, also through a pipe

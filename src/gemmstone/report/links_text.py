@@ -30,7 +30,7 @@ def print_links(document: Document) -> None:
         table.add_section()
     console.print(table)
     for line in lines(document):
-        console.print(line)
+        console.print(line, soft_wrap=True)
 
 
 def _cells(row: Document, first: bool) -> list[str]:

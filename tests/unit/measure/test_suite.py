@@ -31,6 +31,14 @@ def test_the_grid_spares_memory_that_is_not_there(monkeypatch: pytest.MonkeyPatc
     assert all(float(operation(call).bytes) < 16 << 20 for call in suite.grid(threads=2))
 
 
+def test_the_passes_of_a_softmax_are_told_apart_past_the_caches(monkeypatch: pytest.MonkeyPatch) -> None:
+    for cache_bytes, width in ((32 << 20, 16 << 20), (1 << 20, 4 << 20), (1 << 30, 64 << 20)):
+        monkeypatch.setattr(host, "last_level_bytes", lambda size=cache_bytes: size)
+        wide, cached = suite.SHAPES["softmax_two-pass"]()
+        assert wide == {"rows": 1.0, "width": float(width)}  # fp32: four bytes each
+        assert cached["rows"] * cached["width"] * 4 <= 4 << 20
+
+
 def test_an_order_from_outside_takes_the_place_of_the_grids_products() -> None:
     wanted = [Call(family="gemm", dtype="fp32", shape={"m": m, "n": 96.0, "k": 96.0}) for m in (7.0, 3.0)]
     found = suite.grid(threads=2, order=lambda family, dtype: wanted if family == "gemm" else [])
