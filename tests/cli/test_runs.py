@@ -90,6 +90,11 @@ class TestList:
         assert ("[b]a:100:b[/b] \u00fc \U0001f680" in shown) is (columns == "140")  # else folded
         assert ("Example 9000" in shown) is (columns == "140")
 
+    def test_a_machine_with_a_name_without_end_takes_one_place_in_the_list(self, gemmstone):
+        kept([measured()], environment={"hardware": {"cpu": ["x"] * 10_000, "gpus": "none"}})
+        (run,) = gemmstone("runs", "list", "--json").document["runs"]
+        assert len(run["hardware"]) < 130
+
     def test_what_is_not_finished_or_not_whole_is_told(self, gemmstone, store, two):
         draft = runs.begin("kernels", environment=ENVIRONMENT, asked={}, label="cut")
         draft.add(measured())

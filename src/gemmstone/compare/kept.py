@@ -21,6 +21,7 @@ from gemmstone.measure.timing import CONFIDENCE, interval
 from gemmstone.store import export, places, runs
 from gemmstone.store.drafts import Draft
 
+MOST_CHARS = 120  # of what a run was measured on: it may be somebody else's
 LISTED = ("id", "kind", "label", "started", "finished", "complete", "measurements", "summary")
 
 
@@ -68,9 +69,10 @@ def hardware(run: Run) -> str:
     gpus = found.get("gpus")
     named = [gpu for gpu in gpus if isinstance(gpu, Mapping)] if isinstance(gpus, list) else []
     names = [str(gpu.get("name", "")) for gpu in named] or [_processor(found.get("cpu"))]
-    return ", ".join(
+    told = ", ".join(
         f"{names.count(name)} x {name}" if names.count(name) > 1 else name for name in dict.fromkeys(names)
     )
+    return told if len(told) <= MOST_CHARS else f"{told[:MOST_CHARS]}..."
 
 
 def _processor(found: Any) -> str:

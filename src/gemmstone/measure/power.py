@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import re
 import time
 from collections.abc import Callable
 from typing import Any
@@ -11,6 +12,7 @@ from gemmstone.core.errors import BadRequest
 from gemmstone.measure import conditions, meters
 from gemmstone.measure.meters.window import Meter, Window
 
+DEVICE = re.compile(r"cpu|cuda:\d{1,4}", re.ASCII)
 LONGEST_S = 24 * 3600.0
 MOST_DEVICES = 64
 Rows = list[tuple[str, str, Meter | str]]
@@ -29,7 +31,7 @@ def readings(device: str = "", seconds: float = 0.0, *, sleep: Callable[[float],
 
     Nothing runs meanwhile: on a machine left alone that is what it draws idle. Raises BadRequest for times below 0 or beyond a day.
     """
-    if device and device.partition(":")[0] not in ("cpu", "cuda"):
+    if device and not DEVICE.fullmatch(device):
         raise BadRequest(f"devices are called cpu and cuda:N, not {device[:40]!r}")
     if not 0 <= seconds <= LONGEST_S:
         raise BadRequest(f"a reading takes 0 s to a day, not {seconds:g} s")
