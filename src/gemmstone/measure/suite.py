@@ -12,7 +12,7 @@ from gemmstone.core.errors import BadRequest, MissingBackend
 from gemmstone.core.lookup import unknown
 from gemmstone.core.measurement import Call
 from gemmstone.measure import host
-from gemmstone.measure.backends import BACKENDS, Backend, backend
+from gemmstone.measure.backends import BACKENDS, Backend, backend, pytorch
 from gemmstone.measure.calls import CALLS, SOFTMAX, STREAM, operation
 from gemmstone.measure.peak import usable_cores
 
@@ -125,9 +125,12 @@ def items(
     Raises MissingBackend where a backend that was named cannot run here, or none can.
     """
     here = {name: backend(name) for name in backends} if backends else available(device, say)
+    devices = dict.fromkeys(found for module in here.values() for found in module.devices())
     here = {name: module for name, module in here.items() if device in module.devices()}
     if not here:
-        raise MissingBackend(f"no backend runs on {device} here: pip install 'gemmstone[torch]'")
+        raise MissingBackend(
+            f"nothing runs on {device[:40]!r} here, only on {', '.join(devices) or 'nothing'}{_hint()}"
+        )
     found: dict[tuple[str, str, str, int], Item] = {}
     for call in calls:
         able = [name for name, module in here.items() if module.supports(call, device)]
@@ -136,6 +139,11 @@ def items(
             made = Item(call=call, backend=name, device=device, threads=cores)
             found.setdefault(made.key, made)
     return list(found.values())
+
+
+def _hint() -> str:
+    why = pytorch.missing()
+    return f"; {why}" if why else ""
 
 
 def available(device: str, say: Callable[[str], None] = print) -> dict[str, Backend]:

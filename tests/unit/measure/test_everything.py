@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from gemmstone.core.errors import BadRequest
+from gemmstone.core.errors import BadRequest, NoAnswer
 from gemmstone.measure import everything
 
 
@@ -58,6 +58,20 @@ def test_what_there_is_no_time_for_is_left_out_and_told() -> None:
     assert document["ladder"] is None
     assert [line.split(":")[0] for line in world.said] == ["links", "ladder"]
     assert document["elapsed_s"] <= 20.0
+
+
+def test_a_part_without_an_answer_leaves_the_others_theirs() -> None:
+    def nothing(seconds: float) -> dict[str, Any]:
+        raise NoAnswer("no drive here")
+
+    world = World()
+    parts = {"kernels": nothing, "links": nothing, "ladder": world.part("ladder")}
+    document = everything.everything(parts, budget_s=60.0, say=world.said.append, clock=lambda: world.now_s)
+    assert document["ladder"] == {"interrupted": False}
+    assert document["kernels"] is None
+    assert world.said == ["kernels: no drive here", "links: no drive here"]
+    with pytest.raises(NoAnswer, match="longer --budget"):
+        everything.everything({"links": nothing}, budget_s=60.0, clock=lambda: 0.0)
 
 
 def test_an_interruption_ends_all() -> None:

@@ -26,7 +26,11 @@ def _decoder_layer(call: Call, place: Place) -> Kernel:
     seeds = iter(range(1 << 20))
 
     def drawn() -> tuple[Any, ...]:
-        made = filled(DecoderLayer(layer, hidden).to(place.dtype).to(place.device), next(seeds))
+        with torch.device(
+            "meta"
+        ):  # in its own format from the start: twice as wide in between, a large layer has no room
+            made = DecoderLayer(layer, hidden).to(place.dtype)
+        made = filled(made.to_empty(device=place.device), next(seeds))
         return made, Cache(block, batch, past + tokens, place.dtype, place.device, whole=False)
 
     def run(layer: Any, cache: Cache) -> Tensor:
