@@ -60,9 +60,21 @@ class TestVerdicts:
         assert (family["gemm"]["slower"], family["gemm"]["faster"]) == (1, 0)
         assert family["gemm"]["p_value"] < 0.001 < family["norm"]["p_value"]
         assert family["norm"]["ratio"] == pytest.approx(1.0, abs=0.01)
-        assert [entry["unstable"] for entry in found["stability"] if entry["metric"] == "time"] == [
-            0
-        ]  # 4 runs, 5 tests
+        (time,) = [entry for entry in found["stability"] if entry["metric"] == "time"]
+        assert (time["unstable"], time["instability_frac"], time["needed"]) == (
+            None,
+            None,
+            5,
+        )  # 2 / 70 five times is 0.14
+
+    def test_runs_enough_say_in_how_many_calls_two_sides_differ(self):
+        sides = [
+            [run(10 * side + n, [measured(call, 1e-3 * (1.1 if side and call is GEMM else 1.0), seed=97 * n + 13 * side + i)
+             for i, call in enumerate([GEMM, *OTHERS])]) for n in range(5)]
+            for side in (0, 1)
+        ]  # fmt: skip
+        (time,) = [entry for entry in compare(*sides)["stability"] if entry["metric"] == "time"]
+        assert (time["unstable"], time["calls"], time["needed"]) == (1, 5, None)
 
     @pytest.mark.parametrize(("runs", "rounds", "basis"), [(1, 2, "samples"), (1, 3, "rounds"), (2, 2, "runs")])
     def test_the_units_are_the_most_independent_there_are(self, runs, rounds, basis):

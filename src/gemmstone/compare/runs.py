@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from gemmstone.compare import significance
-from gemmstone.compare.stability import LEAST_RUNS, stability
+from gemmstone.compare.stability import LEAST_RUNS, least_runs, stability
 from gemmstone.core.deployment import Array
 from gemmstone.core.errors import BadRequest
 from gemmstone.core.measurement import Measurement, Run
@@ -322,7 +322,7 @@ def _family_p(keys: Sequence[Any], sides: Sequence[Mapping[Any, Units]]) -> floa
 
 
 def _stability(sides: Sequence[Mapping[Any, Units]], both: Sequence[Any]) -> list[dict[str, Any]]:
-    """The share of calls in which the two sides differ, by metric, where both have runs enough to tell."""
+    """The share of calls in which the two sides differ, by metric; None and the runs that are `needed` where fewer cannot tell."""
     found = []
     pairs = {
         "time": {str(key): (sides[0][key].runs, sides[1][key].runs) for key in both},
@@ -330,14 +330,18 @@ def _stability(sides: Sequence[Mapping[Any, Units]], both: Sequence[Any]) -> lis
     }
     for metric, values in pairs.items():
         enough = {name: pair for name, pair in values.items() if min(map(len, pair)) >= LEAST_RUNS}
-        if enough:
-            made = stability(metric, enough)
-            found.append(
-                {
-                    "metric": metric,
-                    "calls": len(made.subjects),
-                    "unstable": made.unstable,
-                    "instability_frac": made.instability_frac,
-                }
-            )
+        if not enough:
+            continue
+        needed = least_runs(len(enough))
+        told = min(map(len, (side for pair in enough.values() for side in pair))) >= needed
+        made = stability(metric, enough)
+        found.append(
+            {
+                "metric": metric,
+                "calls": len(made.subjects),
+                "unstable": made.unstable if told else None,
+                "instability_frac": made.instability_frac if told else None,
+                "needed": None if told else needed,
+            }
+        )
     return found

@@ -58,6 +58,19 @@ class Stability:
         return self.unstable / len(self.subjects) if self.subjects else 0.0
 
 
+def least_runs(subjects: int) -> int:
+    """Runs of each environment from which one of so many subjects can be called unstable at all: in full order the test's
+    p-value is 2 / (2n over n), and Holm's correction multiplies it by the subjects.
+
+    >>> least_runs(1), least_runs(2), least_runs(100)
+    (4, 5, 8)
+    """
+    runs = LEAST_RUNS
+    while 2 * subjects / math.comb(2 * runs, runs) > ALPHA:
+        runs += 1
+    return runs
+
+
 def stability(metric: str, values: Mapping[str, Pair]) -> Stability:
     """How stable a metric is over subjects measured repeatedly in two environments. Raises BadRequest for too few runs."""
     for name, pair in values.items():

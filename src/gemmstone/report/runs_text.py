@@ -165,7 +165,10 @@ def _print_calls(console: Console, document: Document) -> None:
         changes = f"{family['faster']} significantly faster, {family['slower']} slower"
         console.print(f"{family['family']}: x{family['ratio']:.3f} over {calls}{p}; {changes}")
     for made in document["stability"]:
-        line = f"{made['metric']} is unstable in {made['unstable']} of {made['calls']} ({made['instability_frac']:.1%})"
+        if made["needed"]:
+            line = f"{made['metric']}: whether it is unstable in {made['calls']} calls takes {made['needed']} runs of each side"
+        else:
+            line = f"{made['metric']} is unstable in {made['unstable']} of {made['calls']} ({made['instability_frac']:.1%})"
         console.print(line)
     for word, names in zip(("before", "after"), document["only"], strict=True):
         if names:
