@@ -45,6 +45,10 @@ TINY: dict[str, dict[str, float]] = {
     "stream_add": {"elements": 1000},
     "stream_triad": {"elements": 1000},
     "memory_copy": {"message_bytes": 4096},
+    "decoder_layer": {
+        **{"batch": 2, "tokens": 5, "past": 7},
+        **{"hidden": 64, "intermediate": 96, "heads": 4, "kv_heads": 2, "head_dim": 16},
+    },
     "launch": {},
 }
 

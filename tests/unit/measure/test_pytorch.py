@@ -64,6 +64,17 @@ def test_a_wrong_result_is_seen() -> None:
     assert kernel.error(wrong, *kernel.sets[0]) > 0.1
 
 
+def test_a_layer_that_computes_something_else_is_seen() -> None:
+    from gemmstone.measure.pytorch import layers
+
+    kernel = layers.KERNELS["decoder_layer"](tiny("decoder_layer", "fp32"), pytorch.place("cpu", "fp32"))
+    with pytorch.around(1, "cpu"):
+        got = kernel.run(*kernel.sets[0])
+        assert kernel.error(got, *kernel.sets[0]) < ERROR["fp32"]
+        assert kernel.error(1.01 * got, *kernel.sets[0]) > 5e-3
+        assert kernel.error(got.flip(1), *kernel.sets[0]) > 0.1
+
+
 def test_attention_over_a_past_sees_all_of_it_and_nothing_ahead() -> None:
     from gemmstone.measure.pytorch import ops
 

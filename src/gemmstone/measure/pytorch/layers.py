@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from copy import deepcopy
 from typing import Any
 
 import torch
@@ -9,7 +10,10 @@ import torch
 from gemmstone.core.measurement import Call
 from gemmstone.measure.layer import layer_of
 from gemmstone.measure.pytorch.llama import Cache, DecoderLayer, filled
-from gemmstone.measure.pytorch.operands import Kernel, Place, Tensor, numbers, random, rotated, some, wide
+from gemmstone.measure.pytorch.operands import Kernel, Place, Tensor, numbers, off, random, rotated, some, wide
+
+WIDER = 8  # float64 beside the narrowest format
+MOST_CHECKED_FLOP = 1e10  # in float64: a tenth of a second on two cores
 
 
 def _decoder_layer(call: Call, place: Place) -> Kernel:
@@ -38,9 +42,15 @@ def _decoder_layer(call: Call, place: Place) -> Kernel:
         return out
 
     def error(got: Tensor, layer: Any, cache: Cache) -> float:
-        # the residual passes through: what is checked here is that the layer ran and added something finite; its parts are checked alone
-        added = wide(got[-1, some(tokens, 4)]) - wide(rows[-1, some(tokens, 4)])
-        return 0.0 if bool(torch.isfinite(added).all()) and float(added.abs().max()) > 0 else float("inf")
+        work_flop = 2.0 * weights * batch * tokens
+        if WIDER * weights * place.dtype.itemsize > place.room_bytes or work_flop > MOST_CHECKED_FLOP:
+            # no room or time for it in float64: that it ran and added something finite; its operations are checked alone
+            added = wide(got[-1, some(tokens, 4)]) - wide(rows[-1, some(tokens, 4)])
+            return 0.0 if bool(torch.isfinite(added).all()) and float(added.abs().max()) > 0 else float("inf")
+        earlier = Cache(block, batch, past + tokens, torch.float64, place.device, whole=False)
+        earlier.keys, earlier.values = cache.keys.double(), cache.values.double()
+        want: Tensor = deepcopy(layer).double()(rows.double(), cos.double(), sin.double(), earlier, past, None)
+        return off(got, want.cpu())
 
     return Kernel(rotated(call, place, weights, drawn), run, error)
 
