@@ -76,6 +76,11 @@ __all__ = [
 
 
 @cache
+def default_engine(hardware: str) -> str:
+    """The engine that predict and simulate take on some hardware where none is named."""
+    return calibration_files.default_engine(hardware)
+
+
 def _measured(device: str, engine: str, version: str) -> Path | None:
     """Has the tables of an optional package made into what fidelity `measured` looks up, once a process."""
     from gemmstone.calibrate import silicon  # lazy: no other fidelity reads tables
@@ -190,7 +195,7 @@ def plan(
     money = money or Money()
     check_workload(replace(question.workload, mode="concurrency", load=1.0))
     check(question)
-    check_generates(question.model)
+    check_generates(load_model(question.model))
     said: list[str] = []
     if needs_traffic(question):
         from gemmstone.plan import on_traffic  # lazy: a simulator is compiled

@@ -199,3 +199,16 @@ def test_an_interruption_leaves_a_partial_answer_and_partial_records(tmp_path):
     file = pq.ParquetFile(records)
     assert file.metadata.num_rows == document["metrics"]["submitted"]
     assert file.metadata.metadata[b"partial"] == b"true"
+
+
+def test_a_model_of_ones_own_is_simulated_as_it_is_predicted(gemmstone, tmp_path):
+    config = {
+        "architectures": ["LlamaForCausalLM"], "model_type": "llama", "hidden_size": 512, "num_hidden_layers": 4,
+        "num_attention_heads": 8, "num_key_value_heads": 4, "intermediate_size": 1408, "vocab_size": 32000,
+        "torch_dtype": "bfloat16",
+    }  # fmt: skip
+    path = tmp_path / "my-model" / "config.json"
+    path.parent.mkdir()
+    path.write_text(json.dumps(config), encoding="utf-8")
+    document = gemmstone("simulate", str(path), *SMALL[1:], "--json").document
+    assert document["metrics"]["completed"] == 200

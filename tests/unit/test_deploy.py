@@ -240,5 +240,5 @@ def test_a_static_engine_takes_a_batch_in_one_step_whose_tensors_are_no_more():
         made = system(asked)
         return _activation_bytes(made.model, made.deployment)
 
-    assert activations(16) > 3 * activations(4) > 0
+    assert activations(16) > 2 * activations(4) > 0  # logits do not grow with it
     assert activations(16, max_num_batched_tokens=4096) == activations(4)

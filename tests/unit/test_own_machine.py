@@ -282,3 +282,11 @@ class TestTypicalTime:
         assert host_times.typical_s(op) == pytest.approx(2.0)
         mostly_waiting = self.op(([1.0, 1.0, 5.0, 5.0, 5.0], 0.5))
         assert host_times.typical_s(mostly_waiting) == pytest.approx(host_times.DISTURBED)
+
+
+def test_where_no_engine_is_named_a_machine_runs_what_was_measured_on_it(home: Path) -> None:
+    kept()
+    api.calibrate_machine()
+    assert api.default_engine("this-machine") == "pytorch"
+    assert api.default_engine("2xthis-machine") == "pytorch"
+    assert api.default_engine("8xh100-sxm") == "vllm"

@@ -81,6 +81,16 @@ def machines() -> list[str]:
     return sorted(path.parent.name for path in folder.glob(f"*/{MACHINE}")) if folder.is_dir() else []
 
 
+def default_engine(hardware: str) -> str:
+    """The engine that is meant where none is named: vLLM; on a machine that was measured here whose kernels those were, PyTorch.
+
+    >>> default_engine("8xh100-sxm")
+    'vllm'
+    """
+    name = re.sub(r"^\s*\d+\s*[xX×*]\s*", "", hardware).strip()
+    return "pytorch" if machine(name) is not None else "vllm"
+
+
 def own(device: str = "") -> tuple[Path, ...]:
     """The user's own folders of coefficients: what the variable names, and what was measured on `device` itself.
 

@@ -24,7 +24,7 @@ def model(
     on: Annotated[
         str, typer.Option("--on", metavar="NAME", help="Whose prediction to hold it against.")
     ] = "this-machine",
-    engine: Annotated[str, typer.Option(help="Whose steps are predicted.")] = "generic",
+    engine: Annotated[str, typer.Option(help="Whose steps are predicted.")] = "pytorch",
     backend: Annotated[str, typer.Option(help="What runs the model.")] = "pytorch",
     device: Annotated[str, typer.Option(help="cpu or cuda:N.")] = "cpu",
     threads: Annotated[int, typer.Option(min=0, help="Processors to use; all that may be.", show_default=False)] = 0,

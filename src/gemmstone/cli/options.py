@@ -9,7 +9,13 @@ import typer
 MODEL = Annotated[
     str, typer.Argument(metavar="MODEL", help="Hub id, shipped name, or path to a config.json.", show_default=False)
 ]
-ENGINE = Annotated[str, typer.Option(help="vllm, sglang, trtllm, llamacpp, transformers, deepspeed or generic.")]
+ENGINE = Annotated[
+    str,
+    typer.Option(
+        help="vllm, sglang, trtllm, llamacpp, transformers, deepspeed, pytorch or generic.",
+        show_default="vllm; pytorch on a machine measured here",
+    ),
+]
 WEIGHTS = Annotated[str | None, typer.Option(help="Number format of the weights: bf16, fp8, nvfp4, int4 ...")]
 ACTIVATIONS = Annotated[str | None, typer.Option(help="Format the products are computed in.")]
 KV = Annotated[str | None, typer.Option(help="Number format of the KV cache.")]

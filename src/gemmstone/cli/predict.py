@@ -27,7 +27,7 @@ def command(
     on: Annotated[
         str | None, typer.Option("--on", help="Hardware: [N x ]DEVICE as 8xh100-sxm, or a cluster file.")
     ] = None,
-    engine: opt.ENGINE = "vllm",
+    engine: opt.ENGINE = "",
     tp: Annotated[int | None, typer.Option(help="Tensor-parallel degree.")] = None,
     pp: Annotated[int | None, typer.Option(help="Pipeline stages.")] = None,
     dp: Annotated[int | None, typer.Option(help="Replicas of the model.")] = None,
@@ -118,7 +118,7 @@ def command(
         api.Scenario(
             model=model,
             hardware=on,
-            engine=engine,
+            engine=engine or api.default_engine(on),
             choice=api.Choice(
                 tensor_parallel=tp,
                 pipeline_parallel=pp,

@@ -98,7 +98,7 @@ def command(
     trace: Annotated[
         str | None, typer.Option(metavar="FILE", help="The engine's steps, for ui.perfetto.dev.", show_default=False)
     ] = None,
-    engine: opt.ENGINE = "vllm",
+    engine: opt.ENGINE = "",
     tp: Annotated[int | None, typer.Option(help="Tensor-parallel degree.")] = None,
     pp: Annotated[int | None, typer.Option(help="Pipeline stages.")] = None,
     dp: Annotated[int | None, typer.Option(help="Replicas of the model on these devices.")] = None,
@@ -150,7 +150,7 @@ def command(
     scenario = api.Scenario(
         model=model,
         hardware=on,
-        engine=engine,
+        engine=engine or api.default_engine(on),
         choice=api.Choice(
             tensor_parallel=tp,
             pipeline_parallel=pp,

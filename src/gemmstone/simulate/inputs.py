@@ -26,9 +26,8 @@ def image_size(text: str) -> tuple[int, int]:
     return int(found[1]), int(found[2])
 
 
-def check_generates(name: str) -> None:
+def check_generates(model: Model) -> None:
     """Raises BadRequest for a model that generates nothing, where servers of generated tokens are compared."""
-    model = load_model(name)
     if not model.generates:
         raise BadRequest(f"{model.name} is an encoder: a plan is for models that generate; predict it with --output 1")
 

@@ -43,7 +43,7 @@ def replica(
     system: System, *, mean_tokens: float, longest_tokens: float, economics: Economics, swap: bool = False
 ) -> Replica:
     """One engine of a system."""
-    check_generates(system.model.name)
+    check_generates(system.model)
     run, device = system.deployment, system.cluster.device
     limits = limits_of(system, mean_tokens)
     table = compile_steps(system.timer, limits.max_num_seqs, limits.max_num_batched_tokens, longest_tokens)
