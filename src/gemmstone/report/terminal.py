@@ -34,6 +34,7 @@ SHOWN: dict[str, tuple[str, str]] = {
     "mfu_frac": ("MFU", "count"),
     "mbu_frac": ("MBU of decode", "count"),
 }
+NARROW = 100  # below, tables of many columns have next to no space between them
 WIDE = 110  # columns from which candidates are shown with their bands, runs with where they were measured
 TOP_TERMS = 6
 MAIN_TERMS = 4  # of a step, where a line has to do
@@ -66,7 +67,7 @@ def gap(console: Console) -> tuple[int, int]:
     >>> gap(Console(width=80)), gap(Console(width=140))
     ((0, 0), (0, 1))
     """
-    return 0, int(console.width >= WIDE)
+    return 0, int(console.width >= NARROW)
 
 
 def printable(value: Any) -> Any:
