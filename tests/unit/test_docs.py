@@ -301,7 +301,7 @@ DOCUMENTS: Mapping[str, Callable[[], list[dict[str, Any]]]] = {
     "validate": lambda: [api.validate(by=["kind"])],
     "traffic": lambda: [
         api.traffic_show("azure-code"),
-        dict(distribution.find("azure-code").document) | api._head("traffic", []),
+        dict(distribution.find("azure-code").document) | api.head("traffic", []),
     ],
     "catalog": lambda: [
         made

@@ -12,7 +12,20 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from gemmstone import __version__
+from gemmstone.api.head import head
+from gemmstone.api.machine import (
+    calibrate,
+    calibrate_machine,
+    measure_all,
+    measure_device,
+    measure_kernels,
+    measure_ladder,
+    measure_links,
+    measure_model,
+    measure_power,
+    suggest_measurements,
+)
+from gemmstone.api.runs import runs_compare, runs_delete, runs_export, runs_list, runs_query, runs_show
 from gemmstone.catalog import calibration_files, carbon, device_files, engine_files, measured_files, model_files
 from gemmstone.core import units
 from gemmstone.core.deployment import Workload
@@ -33,7 +46,6 @@ from gemmstone.simulate.pools import workers
 from gemmstone.simulate.scenario import Scenario, check_fidelity, check_workload, limited, load_model, made
 
 if TYPE_CHECKING:
-    from gemmstone.core.measurement import Call
     from gemmstone.plan.break_even import ApiPrice
     from gemmstone.plan.question import Question
     from gemmstone.simulate.requests import Traffic
@@ -48,6 +60,7 @@ __all__ = [
     "calibrate_machine",
     "changes",
     "compare",
+    "default_engine",
     "image_size",
     "measure_all",
     "measure_device",
@@ -75,12 +88,12 @@ __all__ = [
 ]
 
 
-@cache
 def default_engine(hardware: str) -> str:
     """The engine that predict and simulate take on some hardware where none is named."""
     return calibration_files.default_engine(hardware)
 
 
+@cache
 def _measured(device: str, engine: str, version: str) -> Path | None:
     """Has the tables of an optional package made into what fidelity `measured` looks up, once a process."""
     from gemmstone.calibrate import silicon  # lazy: no other fidelity reads tables
@@ -108,7 +121,7 @@ def predict(scenario: Scenario, money: Money | None = None, *, detail: bool = Fa
     notes += [*documents.measured_with(found_at), *documents.calibrated_with(found_at)]
     notes += energy_notes(found, money)
     return {
-        **_head("predict", notes),
+        **head("predict", notes),
         "model": found.system.model.name,
         "hardware": documents.hardware(found_at),
         "what_if": list(found.system.cluster.device.edited),
@@ -218,7 +231,7 @@ def plan(
         manifests=manifests,
         money=money,
     )
-    return {**_head("plan", []), **made, "warnings": [*said, *made["warnings"]], "hardware_left_out": left_out}
+    return {**head("plan", []), **made, "warnings": [*said, *made["warnings"]], "hardware_left_out": left_out}
 
 
 def simulate(
@@ -268,7 +281,7 @@ def simulate(
         changes=changes,
     )
     answer, notes = simulated(asked, money.economics, progress)
-    return {**_head("simulate", notes), **answer}
+    return {**head("simulate", notes), **answer}
 
 
 def sweep(
@@ -332,7 +345,7 @@ def training_step(
     from gemmstone.simulate import training  # lazy: no other verb trains
 
     found = training.training_step(model, hardware, batch=batch, sequence=sequence, fused_attention=fused_attention)
-    return {**_head("training_step", found.pop("warnings")), **found}
+    return {**head("training_step", found.pop("warnings")), **found}
 
 
 def validate(
@@ -346,7 +359,7 @@ def validate(
     from gemmstone.validate.document import document  # lazy: no other verb compares with measurements
 
     made = document(truth=truth, by=by, worst_count=worst, fidelity=fidelity)
-    return {**_head("validate", []), **made}
+    return {**head("validate", []), **made}
 
 
 def training_energy(
@@ -374,272 +387,7 @@ def training_energy(
     made_of = said.economics(cluster.device)
     found = run_energy.of_run(cluster.device, cluster.num_devices, hours or 0.0, made_of, watts)
     counted = {"hardware": hardware, "region": said.region or carbon.DEFAULT_REGION, "counted_with": said.facts()}
-    return {**_head("training_energy", []), **counted, **asdict(found)}
-
-
-def calibrate(
-    sources: Sequence[str],
-    *,
-    name: str = "",
-    out: str = "",
-    families: Sequence[str] = (),
-    devices: Sequence[str] = (),
-    check: bool = False,
-    strict: bool = False,
-    accept: Sequence[str] = (),
-    learned: bool | None = None,
-    say: Callable[[str], None] = lambda line: None,
-) -> dict[str, Any]:
-    """Coefficients fitted to measurements in files and folders: the document `gemmstone.calibrate/1`.
-
-    They are written into `out`, or under `name` into the user's data folder, once the measurements passed the lint; `check`
-    does no more than look. `learned`: whether to learn what the forms miss, too; where its library is installed by default.
-    `say` gets a line per fit and finding.
-    """
-    from gemmstone.calibrate import session  # lazy: no other verb needs what reads tables
-
-    asked = session.Asked(
-        sources=tuple(sources),
-        name=name,
-        out=out,
-        families=tuple(families),
-        devices=tuple(devices),
-        check=check,
-        strict=strict,
-        accept=tuple(accept),
-        learned=learned,
-    )
-    document = session.calibrate(asked, say)
-    return {**_head("calibrate", session.warnings(document)), **document}
-
-
-def calibrate_machine(
-    runs: Sequence[str] = (),
-    *,
-    name: str = "",
-    families: Sequence[str] = (),
-    check: bool = False,
-    accept: Sequence[str] = (),
-    say: Callable[[str], None] = lambda line: None,
-) -> dict[str, Any]:
-    """This machine's newest measurements, or the `runs` that were named, as a device that predictions take: `gemmstone.calibrate/1`.
-
-    It is called this-machine unless a `name` is given; every other verb knows it by that name at once.
-    """
-    from gemmstone.calibrate import own_machine, session  # lazy: no other verb needs what reads runs and fits
-
-    asked = own_machine.Asked(
-        runs=tuple(runs),
-        name=name or own_machine.Asked().name,
-        check=check,
-        accept=tuple(accept),
-        families=tuple(families),
-    )
-    document = own_machine.calibrate(asked, say)
-    return {**_head("calibrate", session.warnings(document)), **document}
-
-
-def suggest_measurements(
-    device: str, count: int, *, engine: str = "vllm", family: str = "gemm", known: Sequence[str] = ()
-) -> dict[str, Any]:
-    """What to measure first on a device, most telling first, given files of what is `known`: `gemmstone.calibrate/1`."""
-    from gemmstone.calibrate import session  # lazy: no other verb needs what reads tables
-
-    return {**_head("calibrate", []), "suggested": session.suggest(device, count, family, engine, known)}
-
-
-def measure_ladder(
-    n: int = 1024,
-    *,
-    budget_s: float = 45.0,
-    seed: int = 0,
-    label: str = "",
-    store: bool = True,
-    progress: Callable[[float, float], None] = lambda done, total: None,
-) -> dict[str, Any]:
-    """One product of two n x n matrices from naive C to the fastest that is installed: the document `gemmstone.measure/1`.
-
-    Rungs that do not end within `budget_s` are left out with the time that they would take.
-    """
-    from gemmstone.measure.ladder import session  # lazy: no prediction measures
-
-    asked = session.Asked(n=n, budget_s=budget_s, seed=seed, label=label, store=store)
-    return {**_head("measure", []), **session.measured(asked, progress)}
-
-
-def measure_kernels(
-    *,
-    budget: str = "",
-    model: str = "",
-    families: Sequence[str] = (),
-    dtypes: Sequence[str] = (),
-    backends: Sequence[str] = (),
-    device: str = "cpu",
-    threads: int = 0,
-    label: str = "",
-    resume: str = "",
-    spent_s: float = 0.0,
-    progress: Callable[[float, float, str], None] = lambda done, total, what: None,
-    say: Callable[[str], None] = lambda line: None,
-) -> dict[str, Any]:
-    """Kernels measured on this machine within a budget and kept in the store: the document `gemmstone.measure/1`.
-
-    `model`: exactly the shapes of that model; without it those that tell most. `spent_s` of the budget are gone already. `say`
-    gets a line per warning. Interrupted, the document says so, and `resume` (the run's id, or latest) goes on.
-    """
-    from gemmstone.measure import kernels  # lazy: no prediction measures
-
-    asked = kernels.Asked(
-        budget=budget,
-        model=load_model(model) if model else None,
-        families=tuple(families),
-        formats=tuple(dtypes),
-        backends=tuple(backends),
-        device=device,
-        threads=threads,
-        label=label,
-        resume=resume,
-    )
-    said: list[str] = []
-
-    def hear(line: str) -> None:
-        said.append(line)
-        say(line)
-
-    document = kernels.kernels(
-        asked, order=_most_telling(device, threads), spent_s=spent_s, progress=progress, say=hear
-    )
-    return {**_head("measure", said), **document}
-
-
-def measure_links(
-    *,
-    budget: str = "",
-    folder: str = ".",
-    parts: Sequence[str] = (),
-    label: str = "",
-    progress: Callable[[float, float, str], None] = lambda done, total, what: None,
-) -> dict[str, Any]:
-    """Collectives, copies, transfers, reads from the drive under `folder` and launches, kept as a run: `gemmstone.measure/1`.
-
-    `parts`: only collectives, copies, devices, drive or launches. Interrupted, the document says so.
-    """
-    from gemmstone.measure.links import session  # lazy: no prediction measures
-
-    asked = session.Asked(budget=budget, folder=folder, parts=tuple(parts), label=label)
-    return {**_head("measure", []), **session.links(asked, progress=progress)}
-
-
-def measure_device(
-    *,
-    budget: str = "",
-    device: str = "cpu",
-    label: str = "",
-    resume: str = "",
-    spent_s: float = 0.0,
-    progress: Callable[[float, float, str], None] = lambda done, total, what: None,
-    say: Callable[[str], None] = lambda line: None,
-) -> dict[str, Any]:
-    """What a device is made of, measured: latency and bandwidth by level, products by format, launches: `gemmstone.measure/1`.
-
-    `profile` has a value and its unit for each, None where nothing here measures it.
-    """
-    from gemmstone.measure import device as devices  # lazy: no prediction measures
-
-    document = devices.measured(
-        device, budget=budget, label=label, resume=resume, spent_s=spent_s, progress=progress, say=say
-    )
-    return {**_head("measure", []), **document}
-
-
-def measure_all(
-    *,
-    budget_s: float = 420.0,
-    folder: str = ".",
-    label: str = "",
-    spent_s: float = 0.0,
-    progress: Callable[[float, float, str], None] = lambda done, total, what: None,
-    say: Callable[[str], None] = lambda line: None,
-) -> dict[str, Any]:
-    """Kernels, links and the ladder one after the other, each a run of its own: `gemmstone.measure/1` with a document of each.
-
-    They share the budget. What there is no time for is None, with a warning; interrupted, it ends with what was being measured.
-    """
-    from gemmstone.measure import everything  # lazy: no prediction measures
-
-    said: list[str] = []
-
-    def hear(line: str) -> None:
-        said.append(line)
-        say(line)
-
-    parts: dict[str, Callable[[float], dict[str, Any]]] = {
-        "kernels": lambda seconds: measure_kernels(
-            budget=f"{seconds}s", label=label, spent_s=spent_s, progress=progress, say=hear
-        ),
-        "links": lambda seconds: measure_links(budget=f"{seconds}s", folder=folder, label=label, progress=progress),
-        "ladder": lambda seconds: measure_ladder(
-            budget_s=seconds, label=label, progress=lambda done, total: progress(done, total, "ladder")
-        ),
-    }
-    found = everything.everything(parts, budget_s=budget_s, spent_s=spent_s, say=hear)
-    return {**_head("measure", said), **found}
-
-
-def measure_model(
-    model: str,
-    *,
-    inputs: Sequence[int] = (64, 512),
-    batches: Sequence[int] = (1,),
-    dtype: str = "bf16",
-    on: str = "",
-    engine: str = "generic",
-    backend: str = "pytorch",
-    device: str = "cpu",
-    threads: int = 0,
-    label: str = "",
-    progress: Callable[[float, float, str], None] = lambda done, total, what: None,
-    say: Callable[[str], None] = lambda line: None,
-) -> dict[str, Any]:
-    """Forward passes of a model with random weights beside what is predicted `on` this machine: `gemmstone.measure/1`.
-
-    A prompt of each length in `inputs`, and a step of decoding behind as many tokens, for each number of sequences.
-    """
-    from gemmstone.calibrate import closed_loop  # lazy: no prediction measures
-    from gemmstone.core import dtypes
-    from gemmstone.measure import models
-
-    if backend != models.BACKEND:
-        raise BadRequest(f"models are measured with {models.BACKEND}, not with {backend[:40]!r}")
-    passes = models.Asked(
-        model=load_model(model),
-        cases=models.cases(inputs, batches),
-        dtype=dtypes.resolve(dtype),
-        device=device,
-        threads=threads,
-    )
-    asked = closed_loop.Asked(
-        name=model, passes=passes, on=on or calibration_files.THIS_MACHINE, engine=engine, label=label
-    )
-    return {**_head("measure", []), **closed_loop.loop(asked, progress=progress, say=say)}
-
-
-def _most_telling(device: str, threads: int) -> Callable[[str, str], list[Call]]:
-    """Orders the calls of a family in a format by what they tell of a machine that is about to be measured."""
-    from gemmstone.calibrate import worth  # lazy: no prediction measures
-
-    def order(family: str, dtype: str) -> list[Call]:
-        known = worth.guessed(device, threads)
-        return [] if known is None else worth.calls(family, dtype, known)
-
-    return order
-
-
-def measure_power(*, device: str = "", seconds: float = 0.0) -> dict[str, Any]:
-    """Meters of power that are on this machine, or why not, and what they show over `seconds`: `gemmstone.measure/1`."""
-    from gemmstone.measure import power  # lazy: no prediction measures
-
-    return {**_head("measure", []), **power.readings(device, seconds)}
+    return {**head("training_energy", []), **counted, **asdict(found)}
 
 
 def traffic_show(name: str, *, rate: float | None = None, **asked: Any) -> dict[str, Any]:
@@ -652,7 +400,7 @@ def traffic_show(name: str, *, rate: float | None = None, **asked: Any) -> dict[
 
     said: list[str] = []
     found = session.shown(name, said.append, rate_per_s=rate, **asked)
-    return {**_head("traffic", said), **found}
+    return {**head("traffic", said), **found}
 
 
 def traffic_fit(file: str, **asked: Any) -> dict[str, Any]:
@@ -664,13 +412,13 @@ def traffic_fit(file: str, **asked: Any) -> dict[str, Any]:
 
     said: list[str] = []
     found = session.fitted(file, say=said.append, **asked)
-    return {**_head("traffic", said), **found}
+    return {**head("traffic", said), **found}
 
 
 def catalog_devices(name: str | None = None) -> dict[str, Any]:
     """All devices and systems, or one with every value, its source and where sources disagree."""
     if name is not None:
-        return {**_head("catalog", []), "device": device_files.describe(name)}
+        return {**head("catalog", []), "device": device_files.describe(name)}
     found = [device_files.find(slug) for slug in device_files.published()]
     listed = [
         {
@@ -685,7 +433,7 @@ def catalog_devices(name: str | None = None) -> dict[str, Any]:
         }
         for device in found
     ]
-    return {**_head("catalog", []), "devices": listed, "systems": [_system(slug) for slug in device_files.systems()]}
+    return {**head("catalog", []), "devices": listed, "systems": [_system(slug) for slug in device_files.systems()]}
 
 
 def _system(slug: str) -> dict[str, Any]:
@@ -706,18 +454,18 @@ def training_compute(model: str, tokens: float, *, sequence: int | None = None) 
     """FLOP of training a model on so many tokens, beside the published thresholds; `sequence` is the length of its contexts."""
     from gemmstone.graph.training_compute import report  # lazy: no prediction needs it
 
-    return {**_head("training_compute", []), **report(load_model(model), tokens, sequence=sequence)}
+    return {**head("training_compute", []), **report(load_model(model), tokens, sequence=sequence)}
 
 
 def catalog_models(name: str | None = None, *, tokens: float | None = None) -> dict[str, Any]:
     """All shipped models, or one with its counts and its source, and the compute of training it on `tokens`."""
     if name is not None:
         compute = {} if tokens is None else {"training_compute": training_compute(name, tokens)}
-        return {**_head("catalog", []), "model": _model(model_files.find(name), deep=True), **compute}
+        return {**head("catalog", []), "model": _model(model_files.find(name), deep=True), **compute}
     if tokens is not None:
         raise BadRequest("--tokens needs the name of a model: gemmstone catalog models gpt-3 --tokens 300e9")
     listed = [_model(file, deep=False) for file in model_files.published()]
-    return {**_head("catalog", []), "models": listed, "architectures": sorted(FAMILIES)}
+    return {**head("catalog", []), "models": listed, "architectures": sorted(FAMILIES)}
 
 
 def _model(file: model_files.ModelFile, *, deep: bool) -> dict[str, Any]:
@@ -741,63 +489,9 @@ def _model(file: model_files.ModelFile, *, deep: bool) -> dict[str, Any]:
 def catalog_engines(name: str | None = None) -> dict[str, Any]:
     """All engines, or one with how it schedules, its defaults and their sources."""
     if name is not None:
-        return {**_head("catalog", []), "engine": asdict(engine_files.find(name))}
+        return {**head("catalog", []), "engine": asdict(engine_files.find(name))}
     listed = [
         {"name": engine.name, "title": engine.title, "version": engine.version, "scheduler": engine.scheduler}
         for engine in (engine_files.find(name) for name in engine_files.published())
     ]
-    return {**_head("catalog", []), "engines": listed}
-
-
-def runs_list(*, kind: str | None = None, label: str | None = None) -> dict[str, Any]:
-    """All measured runs and unfinished ones, newest first: the document `gemmstone.runs/1`."""
-    from gemmstone.compare.kept import listing  # lazy: as for every verb on runs, no prediction reads them
-
-    listed, problems = listing(kind, label)
-    return {**_head("runs", problems), **listed}
-
-
-def runs_show(run: str = "latest") -> dict[str, Any]:
-    """One measured run, by id, beginning of an id or `latest`: its environment and calls, as `gemmstone.runs/1`."""
-    from gemmstone.compare.kept import shown
-    from gemmstone.store import runs
-
-    return {**_head("runs", []), **shown(runs.find(run))}
-
-
-def runs_compare(before: str, after: str, *, accepted: Sequence[str] = ()) -> dict[str, Any]:
-    """Whether calls got faster from runs (A or A1,A2) to others: `gemmstone.runs/1`; `answered` says whether they may be compared."""
-    from gemmstone.compare.kept import side
-    from gemmstone.compare.runs import compare as compared
-
-    return {**_head("runs", []), **compared(side(before), side(after), accepted=accepted)}
-
-
-def runs_export(run: str, out: str, *, device: str | None = None) -> dict[str, Any]:
-    """Writes a run to a file or folder; a table has the calls that `calibrate` reads. How many and from which, as `gemmstone.runs/1`."""
-    from gemmstone.compare.kept import exported
-
-    document, notes = exported(run, out, device)
-    return {**_head("runs", notes), **document}
-
-
-def runs_delete(run: str, *, sure: bool = False) -> dict[str, Any]:
-    """Deletes a run, or one that is not finished. Raises BadRequest unless `sure`."""
-    from gemmstone.store import runs
-
-    if not sure:
-        raise BadRequest(f"deleting {runs.meant(run).id} cannot be undone: say --yes")
-    return {**_head("runs", []), "run": runs.delete(run).id, "deleted": True}
-
-
-def runs_query(sql: str) -> dict[str, Any]:
-    """What SQL finds in all runs, `columns` and `rows`, as `gemmstone.runs/1`."""
-    from gemmstone.store.query import MOST_ROWS, query
-
-    found = query(sql)
-    notes = [f"only the first {MOST_ROWS:,} rows are here"] if found.cut else []
-    return {**_head("runs", notes), "columns": found.columns, "rows": found.rows}
-
-
-def _head(verb: str, warnings: list[str]) -> dict[str, Any]:
-    return {"schema": f"gemmstone/{verb}/1", "gemmstone_version": __version__, "warnings": warnings}
+    return {**head("catalog", []), "engines": listed}
