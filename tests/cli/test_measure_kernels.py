@@ -242,7 +242,8 @@ class TestProcesses:
         )
         until = time.monotonic() + 120
         while time.monotonic() < until and process.poll() is None:
-            if any(journal.stat().st_size for journal in store.glob("drafts/*/journal")):
+            # of two lines the first is on the disk for certain: the second may be interrupted while it is written
+            if any(journal.read_bytes().count(b"\n") >= 2 for journal in store.glob("drafts/*/journal")):
                 return process
             time.sleep(0.02)
         raise AssertionError(f"nothing was kept: {process.communicate()}")

@@ -16,7 +16,7 @@ ENGINES = engine_files.published()
 
 
 def test_the_engines_of_the_contract_are_there():
-    assert ENGINES == ["deepspeed", "generic", "llamacpp", "sglang", "transformers", "trtllm", "vllm"]
+    assert ENGINES == ["deepspeed", "generic", "llamacpp", "pytorch", "sglang", "transformers", "trtllm", "vllm"]
 
 
 @pytest.mark.parametrize(

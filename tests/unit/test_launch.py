@@ -21,7 +21,7 @@ from gemmstone.plan.server import stored_format
 
 MODEL = "meta-llama/Llama-3.1-70B"
 WORKLOAD = Workload(input_tokens=2048, output_tokens=256, load=64)
-ENGINES = [name for name in published() if name != "generic"]
+ENGINES = [name for name in published() if find(name).launch.template]
 
 
 def deployment(**fields) -> Deployment:
@@ -137,7 +137,7 @@ def test_an_option_the_parser_does_not_have_is_noticed(name):
         parsed(wrong, command(wrong, MODEL, deployment(), WORKLOAD, devices=8))
 
 
-def test_every_engine_but_the_generic_one_has_a_row():
+def test_every_engine_with_a_program_of_its_own_has_a_row():
     assert sorted(COMMANDS) == ENGINES
 
 

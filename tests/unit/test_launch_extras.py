@@ -19,7 +19,7 @@ from tests.unit.test_launch import parsed
 MODEL = "meta-llama/Llama-3.1-70B"
 WORKLOAD = Workload(input_tokens=2048, output_tokens=256, load=64)
 RUN = Deployment(engine="", tensor_parallel=4)
-ENGINES = [name for name in published() if name != "generic"]
+ENGINES = [name for name in published() if find(name).launch.template]
 EVERYTHING = Extras(
     spec_tokens=3,
     draft_model="meta-llama/Llama-3.2-1B",

@@ -183,10 +183,16 @@ def measure_device(
     """
     from gemmstone.measure import device as devices  # lazy: no prediction measures
 
+    said: list[str] = []
+
+    def hear(line: str) -> None:
+        said.append(line)
+        say(line)
+
     document = devices.measured(
-        device, budget=budget, label=label, resume=resume, spent_s=spent_s, progress=progress, say=say
+        device, budget=budget, label=label, resume=resume, spent_s=spent_s, progress=progress, say=hear
     )
-    return {**head("measure", []), **document}
+    return {**head("measure", said), **document}
 
 
 def measure_all(

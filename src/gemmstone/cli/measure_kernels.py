@@ -58,7 +58,6 @@ def kernels(
             resume=(draft or "latest") if resume else "",
             spent_s=_spent_s(),
             progress=progress,
-            say=lambda line: print(one_line(line), file=sys.stderr),
         )
     if json_:
         print_json(document)
@@ -66,6 +65,7 @@ def kernels(
         from gemmstone.report.kernels_text import print_kernels
 
         print_kernels(document)
+        _print_warnings(document)
     _interrupted(document)
 
 
@@ -91,7 +91,6 @@ def device_profile(
             resume=resume,
             spent_s=_spent_s(),
             progress=progress,
-            say=lambda line: print(one_line(line), file=sys.stderr),
         )
     if json_:
         print_json(document)
@@ -99,6 +98,7 @@ def device_profile(
         from gemmstone.report.kernels_text import print_device
 
         print_device(document)
+        _print_warnings(document)
     _interrupted(document)
 
 
@@ -120,7 +120,6 @@ def everything(
             label=label,
             spent_s=_spent_s(),
             progress=progress,
-            say=lambda line: print(one_line(line), file=sys.stderr),
         )
     if json_:
         print_json(document)
@@ -133,11 +132,18 @@ def everything(
         for name, draw in shown.items():
             if document.get(name):
                 draw(document[name])
+        _print_warnings(document)
     if document["kernels"]:
         _interrupted(document["kernels"])
     if document["interrupted"]:
         print_problem("interrupted: what was measured until then is kept")
         raise typer.Exit(EXIT_INTERRUPTED)
+
+
+def _print_warnings(document: Mapping[str, Any]) -> None:
+    """What was left out, and why, behind what was measured: a command that fails says why it failed and no more."""
+    for line in document["warnings"]:
+        print(one_line(line), file=sys.stderr)
 
 
 def _interrupted(document: Mapping[str, Any]) -> None:

@@ -25,6 +25,11 @@ MOST_TEXT_BYTES = 1 << 20  # of what is read of a system file
 WITHOUT = "no C compiler was found: install gcc or clang, or name yours in CC"
 
 
+# Options with which GCC before 13 links start-up code that has the whole thread treat subnormal numbers as zero once the library is
+# loaded (https://gcc.gnu.org/gcc-13/changes.html): they are for compiling alone.
+FLUSHING = ("-ffast-math", "-Ofast", "-funsafe-math-optimizations")
+
+
 def compiler() -> str:
     """The C compiler of this machine as a command, $CC where that is set; empty without one."""
     return shlex.join(_command(os.environ.get("CC", ""), os.environ.get("PATH", os.defpath)))
@@ -95,14 +100,26 @@ def _openmp() -> tuple[str, ...]:
 
 def _cached(command: str, source: str, flags: tuple[str, ...]) -> Path:
     """The library's file. Whoever compiles it first wins; a folder appears with all that is in it."""
-    text = "\0".join((command, _version(command), *flags, "\0", source, _processor() if _is_of_here(flags) else ""))
+    text = "\0".join(
+        (
+            command,
+            _version(command),
+            "compiled, then linked",
+            *flags,
+            "\0",
+            source,
+            _processor() if _is_of_here(flags) else "",
+        )
+    )
     home = _home()
     place = home / hashlib.sha256(text.encode()).hexdigest()[:32]
     if not (place / LIBRARY).is_file():
         aside = Path(tempfile.mkdtemp(prefix=".making-", dir=home))
         try:
             (aside / "kernel.c").write_text(source, encoding="utf-8")
-            _run([*shlex.split(command), *flags, "-fPIC", "-shared", "-o", LIBRARY, "kernel.c", "-lm"], aside)
+            words, linked = shlex.split(command), [flag for flag in flags if flag not in FLUSHING]
+            _run([*words, *flags, "-fPIC", "-c", "-o", "kernel.o", "kernel.c"], aside)
+            _run([*words, *linked, "-fPIC", "-shared", "-o", LIBRARY, "kernel.o", "-lm"], aside)
             with contextlib.suppress(OSError):  # there already: another process was faster
                 aside.rename(place)
         finally:

@@ -150,3 +150,11 @@ def test_version_is_the_first_line(tmp_path):
     mine = script(tmp_path / "mycc", "echo mycc 1.2; echo more")
     assert native.version(mine) == "mycc 1.2"
     assert native.version(str(tmp_path / "nothing")) == ""
+
+
+def test_a_library_with_fast_arithmetic_leaves_the_arithmetic_of_the_process_alone():
+    """GCC links what has a thread flush subnormal numbers to zero into libraries that are linked with -ffast-math."""
+    if not native.compiler():
+        pytest.skip("there is no C compiler")
+    native.compile("double twice(double x) { return x + x; }", ("-O3", "-ffast-math"))
+    assert 5e-324 * 1.0 > 0.0
