@@ -51,6 +51,11 @@ class Kernel(NamedTuple):
         return self.error(*self.sets[0])
 
 
+def has_format(call: Call) -> bool:
+    """Whether kernels of arrays compute in a call's format: fp32, and fp64 but for softmax, whose exponential is made for fp32."""
+    return call.dtype == "fp32" or (call.dtype == "fp64" and not call.family.startswith("softmax"))
+
+
 def numbers(call: Call, *names: str) -> list[int]:
     """Numbers of a call's shape as integers. Raises BadRequest for what is no count."""
     found = [float(call.shape[name]) for name in names]

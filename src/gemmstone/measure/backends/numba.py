@@ -37,9 +37,7 @@ def devices() -> tuple[str, ...]:
 
 def supports(call: Call, device: str) -> bool:
     """Whether there is a kernel for the call and its format."""
-    if device != "cpu" or call.family not in FAMILIES:
-        return False
-    return call.dtype == "fp32" or (call.dtype == "fp64" and not call.family.startswith("softmax"))
+    return device == "cpu" and call.family in FAMILIES and arrays.has_format(call)
 
 
 def prepare(call: Call, device: str, threads: int) -> Prepared:
